@@ -1,0 +1,793 @@
+//! Names to objects: the one table that all cores share, and the moves between states that touch it.
+//!
+//! | move | function | on disk |
+//! |---|---|---|
+//! | → Open | `begin` | new file in the open folder, with its record |
+//! | Open → Sealed | `commit` | renamed to its name: the commit point |
+//! | Open → Aborted | `end_without_seal` | deleted, and with it the version it had hidden |
+//! | Sealed → gone | `remove`, `retire` | unlinked; readers in flight keep the bytes |
+//!
+//! Lookups take a shard's read lock for the length of a hash probe. Moves that wait for the file
+//! system are ordered by the shard's commit lock and hold the table's write lock only to change it.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+
+use super::Millis;
+use super::error::{BeginError, RemoveError, StorageError, WriteError};
+use super::extent::{Extent, HandleSets, Place};
+use super::format::{self, Layout, Record};
+use super::object::{Life, Object, ObjectInfo, Seal};
+use super::retention::{Retention, RetentionRule, Swept};
+use super::wake_list::{CoreList, Signal, WakeList};
+use super::writer::Writer;
+
+const SHARDS: usize = 64;
+
+pub struct StoreOptions {
+    /// The data directory; `None` keeps everything in memory (`-r`).
+    pub data: Option<PathBuf>,
+    /// Bytes of a full extent; a longer object has several. A multiple of the page size.
+    pub extent_bytes: u64,
+    /// Keep the bytes of an upload that lost its writer instead of dropping them.
+    pub keep_aborted: bool,
+    pub objects_max: usize,
+    pub object_bytes_max: u64,
+    pub open_files_max: usize,
+    pub mappings_max: usize,
+    /// Bodies of small sealed objects held in memory, all together.
+    pub body_cache_bytes_max: u64,
+    /// All objects together; the oldest sealed ones go first.
+    pub total_bytes_max: Option<u64>,
+    /// Names waited for at once.
+    pub watched_names_max: usize,
+    pub retention: Vec<RetentionRule>,
+    pub clock: fn() -> Millis,
+    pub signal: Box<Signal>,
+}
+
+/// When readers see a new version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Visibility {
+    /// From its first byte: media.
+    AtOnce,
+    /// When it is sealed, the old version until then: manifests.
+    WhenSealed,
+}
+
+/// What a second writer of an open object gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteRule {
+    /// The object; the first writer is told with its next append.
+    TakeOver,
+    Refuse,
+}
+
+pub struct NewObject<'a> {
+    pub name: &'a str,
+    pub info: ObjectInfo,
+    pub visibility: Visibility,
+    pub rule: WriteRule,
+    /// The core of the caller, `None` on a thread that is no core.
+    pub core: Option<usize>,
+}
+
+/// The outcome of a commit.
+#[derive(Debug)]
+pub struct Committed {
+    /// A sealed version of the same name existed before.
+    pub replaced: bool,
+    /// Folders whose entries must be on disk before the upload is acknowledged as durable.
+    pub folders: Vec<PathBuf>,
+}
+
+#[derive(Default)]
+struct Entry {
+    /// What a lookup finds.
+    visible: Option<Arc<Object>>,
+    /// A manifest's next version while it is written.
+    pending: Option<Arc<Object>>,
+    /// The sealed version that an open media object hides; its file still has the name.
+    hidden: Option<Arc<Object>>,
+}
+
+impl Entry {
+    fn open_object(&self) -> Option<&Arc<Object>> {
+        self.pending
+            .as_ref()
+            .or(self.visible.as_ref().filter(|object| object.is_open()))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.visible.is_none() && self.pending.is_none() && self.hidden.is_none()
+    }
+}
+
+#[derive(Default)]
+struct Shard {
+    entries: RwLock<HashMap<Box<str>, Entry, foldhash::fast::RandomState>>,
+    commit: Mutex<()>,
+}
+
+/// Counts for the metrics page.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Gauges {
+    pub objects: usize,
+    pub open_objects: usize,
+    pub sealed_bytes: u64,
+    pub body_cache_bytes: u64,
+    pub watched_names: usize,
+}
+
+pub struct Store {
+    pub(super) options: StoreOptions,
+    pub(super) layout: Option<Layout>,
+    pub(super) handle_sets: HandleSets,
+    shards: Box<[Shard]>,
+    hasher: foldhash::fast::RandomState,
+    next_id: AtomicU64,
+    objects: AtomicUsize,
+    open_objects: AtomicUsize,
+    /// Bytes of open and sealed objects together.
+    used_bytes: AtomicU64,
+    retention: Mutex<Retention>,
+    bodies: BodyCache,
+    watched: Mutex<HashMap<Box<str>, Arc<WakeList>>>,
+    watched_count: AtomicUsize,
+    /// Held open: the lock that keeps a second server out of the data directory.
+    _lock: Option<File>,
+}
+
+impl Store {
+    /// Open the data directory, or start empty in memory. Recovery is a separate step.
+    pub fn open(options: StoreOptions) -> io::Result<Arc<Store>> {
+        assert!(options.extent_bytes > 0 && options.extent_bytes.is_multiple_of(4096));
+        let layout = options.data.as_deref().map(Layout::new);
+        let lock = layout.as_ref().map(prepare_folders).transpose()?;
+        let retention = Retention::new(options.retention.clone(), options.total_bytes_max);
+        Ok(Arc::new(Store {
+            layout,
+            handle_sets: HandleSets::new(options.open_files_max, options.mappings_max),
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            hasher: foldhash::fast::RandomState::default(),
+            // Unique over restarts as long as fewer than a million objects begin per millisecond.
+            next_id: AtomicU64::new((options.clock)() << 20),
+            objects: AtomicUsize::new(0),
+            open_objects: AtomicUsize::new(0),
+            used_bytes: AtomicU64::new(0),
+            retention: Mutex::new(retention),
+            bodies: BodyCache::new(options.body_cache_bytes_max),
+            watched: Mutex::default(),
+            watched_count: AtomicUsize::new(0),
+            _lock: lock,
+            options,
+        }))
+    }
+
+    /// True in RAM-only mode: bytes are always in memory and have no file once they are sealed.
+    pub fn is_memory_only(&self) -> bool {
+        self.layout.is_none()
+    }
+
+    pub fn gauges(&self) -> Gauges {
+        Gauges {
+            objects: self.objects.load(Ordering::Relaxed),
+            open_objects: self.open_objects.load(Ordering::Relaxed),
+            sealed_bytes: self.retention.lock().total_bytes(),
+            body_cache_bytes: self.bodies.bytes.load(Ordering::Relaxed),
+            watched_names: self.watched_count.load(Ordering::Relaxed),
+        }
+    }
+
+    fn shard(&self, name: &str) -> &Shard {
+        use std::hash::BuildHasher;
+        let hash = self.hasher.hash_one(name);
+        &self.shards[(hash >> 32) as usize % SHARDS]
+    }
+
+    /// The object that readers of `name` get now.
+    pub fn lookup(&self, name: &str) -> Option<Arc<Object>> {
+        self.shard(name).entries.read().get(name)?.visible.clone()
+    }
+
+    /// As `lookup`, and a plain file that appeared below the data directory since the start.
+    pub fn lookup_or_adopt(&self, name: &str) -> Option<Arc<Object>> {
+        if let Some(object) = self.lookup(name) {
+            return Some(object);
+        }
+        let layout = self.layout.as_ref()?;
+        if !format::is_object_name(name) {
+            return None;
+        }
+        let object = super::recovery::adopt_file(layout, name, &layout.object(name))?;
+        self.insert_sealed(object)
+    }
+
+    /// Enter a sealed object found on disk. `None` if the name is taken.
+    pub(super) fn insert_sealed(&self, object: Object) -> Option<Arc<Object>> {
+        let object = Arc::new(object);
+        let mut entries = self.shard(&object.name).entries.write();
+        let entry = entries.entry(object.name.clone()).or_default();
+        if !entry.is_empty() {
+            return entry.visible.clone();
+        }
+        entry.visible = Some(object.clone());
+        drop(entries);
+        self.objects.fetch_add(1, Ordering::Relaxed);
+        self.used_bytes.fetch_add(object.tail(), Ordering::Relaxed);
+        self.retention.lock().add(&object);
+        Some(object)
+    }
+
+    /// Start an object. Its writer appends; dropping the writer aborts it.
+    pub fn begin(self: &Arc<Self>, new: NewObject<'_>) -> Result<Writer, BeginError> {
+        assert!(format::is_object_name(new.name), "doors normalise names");
+        if self.objects.load(Ordering::Relaxed) >= self.options.objects_max {
+            return Err(BeginError::TooManyObjects);
+        }
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let object = Arc::new(Object::open(
+            new.name,
+            id,
+            new.info,
+            self.options.extent_bytes,
+        ));
+        let shard = self.shard(new.name);
+        let order = shard.commit.lock();
+        if new.rule == WriteRule::Refuse
+            && shard
+                .entries
+                .read()
+                .get(new.name)
+                .is_some_and(|e| e.open_object().is_some())
+        {
+            return Err(BeginError::WriterActive);
+        }
+        if let Some(layout) = &self.layout {
+            claim_path(layout, new.name)?;
+        }
+        let first = self.add_extent(&object, 0)?;
+        if self.layout.is_some() {
+            let written = self.open_record(&object).write_to(&first);
+            if let Err(error) = written {
+                self.doom_extents(&object);
+                return Err(StorageError::from(error).into());
+            }
+        }
+        self.enter_open(shard, &object, new.visibility, new.core);
+        drop(order);
+        self.tell_watchers(new.name, new.core);
+        let window_bytes = self.retention.lock().window_bytes(new.name);
+        Ok(Writer::new(
+            self.clone(),
+            object,
+            new.core,
+            first,
+            window_bytes,
+        ))
+    }
+
+    /// Put a new open object into the table; the one that was open before is taken over.
+    fn enter_open(
+        &self,
+        shard: &Shard,
+        object: &Arc<Object>,
+        visibility: Visibility,
+        core: Option<usize>,
+    ) {
+        let mut entries = shard.entries.write();
+        let entry = entries.entry(object.name.clone()).or_default();
+        let overtaken = entry.open_object().cloned();
+        if let Some(previous) = &overtaken {
+            previous.abort(Life::TakenOver, core, &*self.options.signal);
+        }
+        self.objects.fetch_add(1, Ordering::Relaxed);
+        self.open_objects.fetch_add(1, Ordering::Relaxed);
+        match visibility {
+            Visibility::WhenSealed => {
+                entry.visible = entry
+                    .visible
+                    .take()
+                    .filter(|visible| !visible.is_open_or_lost());
+                entry.pending = Some(object.clone());
+            }
+            Visibility::AtOnce => {
+                entry.pending = None;
+                let previous = entry.visible.replace(object.clone());
+                if let Some(previous) = previous.filter(|previous| previous.seal().is_some()) {
+                    entry.hidden = Some(previous);
+                }
+            }
+        }
+        drop(entries);
+        // Outside the table's lock: dooming may delete files.
+        if let Some(previous) = overtaken {
+            self.doom_extents(&previous);
+        }
+    }
+
+    /// A new extent of an open object, entered behind its last.
+    pub(super) fn add_extent(
+        &self,
+        object: &Arc<Object>,
+        start: u64,
+    ) -> Result<Arc<File>, StorageError> {
+        let index = start / object.extent_bytes;
+        let (place, file) = match &self.layout {
+            None => (Place::Memory, memory_file()?),
+            Some(layout) => {
+                let path = layout.extent(object.id, index);
+                let file = File::options()
+                    .read(true)
+                    .write(true)
+                    .create_new(true)
+                    .open(&path)?;
+                (Place::Path(path), file)
+            }
+        };
+        let file = Arc::new(file);
+        let extent = Extent::new(start, object.extent_bytes, place, Some(file.clone()));
+        object.extents.write().list.push_back(Arc::new(extent));
+        Ok(file)
+    }
+
+    pub(super) fn open_record(&self, object: &Object) -> Record {
+        Record {
+            id: object.id,
+            name: object.name.to_string(),
+            info: object.info.clone(),
+            extent_bytes: object.extent_bytes,
+            sealed: None,
+        }
+    }
+
+    /// Count an append; sweep when the store is over its size, refuse when that does not help.
+    pub(super) fn account_append(&self, bytes: u64) -> Result<(), StorageError> {
+        let used = self.used_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let Some(max) = self.options.total_bytes_max else {
+            return Ok(());
+        };
+        if used > max {
+            self.sweep();
+            if self.used_bytes.load(Ordering::Relaxed) > max {
+                self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                let error = io::Error::other("total_bytes_max is reached by open objects");
+                return Err(StorageError::NoSpace(error));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn account_trim(&self, bytes: u64) {
+        self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Give a finished object its name and make it the visible version.
+    pub(super) fn commit(
+        &self,
+        object: &Arc<Object>,
+        seal: Seal,
+        core: Option<usize>,
+    ) -> Result<Committed, WriteError> {
+        let shard = self.shard(&object.name);
+        let order = shard.commit.lock();
+        let mut previous = {
+            let entries = shard.entries.read();
+            let entry = entries.get(&object.name);
+            // Taken over or removed between the last append and now.
+            let entry =
+                entry.filter(|entry| entry.open_object().is_some_and(|o| Arc::ptr_eq(o, object)));
+            let entry = entry.ok_or(WriteError::TakenOver)?;
+            entry
+                .hidden
+                .clone()
+                .or(entry.visible.clone().filter(|v| v.seal().is_some()))
+        };
+        if let Some(previous) = &previous {
+            self.pin_for_readers(previous);
+        }
+        let folders = self.place_sealed(object)?;
+        let trimmed = object.head() > 0;
+        object.set_sealed(seal);
+        {
+            let mut entries = shard.entries.write();
+            let entry = entries.entry(object.name.clone()).or_default();
+            entry.hidden = None;
+            entry.pending = None;
+            entry.visible = Some(object.clone());
+        }
+        object.wake_list.wake(core, &*self.options.signal);
+        self.open_objects.fetch_sub(1, Ordering::Relaxed);
+        self.retention.lock().add(object);
+        let replaced = previous.is_some();
+        if let Some(previous) = previous.take() {
+            self.retire(&previous);
+        }
+        drop(order);
+        if trimmed {
+            // Only the window of an endless object was kept: with its end the window is over.
+            let _ = self.remove_object(object);
+        }
+        self.tell_watchers(&object.name, core);
+        Ok(Committed { replaced, folders })
+    }
+
+    /// Move extent 0 to the object's name. Returns the folders that changed.
+    fn place_sealed(&self, object: &Arc<Object>) -> Result<Vec<PathBuf>, StorageError> {
+        let extents: Vec<_> = object.extents.read().list.iter().cloned().collect();
+        let Some(layout) = &self.layout else {
+            for extent in &extents {
+                extent.keep_only_mapping(&self.handle_sets)?;
+            }
+            return Ok(Vec::new());
+        };
+        let Some(first) = extents.first().filter(|first| first.start == 0) else {
+            return Ok(Vec::new());
+        };
+        let (from, to) = (layout.extent(object.id, 0), layout.object(&object.name));
+        if let Err(error) = std::fs::rename(&from, &to) {
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(error.into());
+            }
+            // The folder went away with the last object in it: make it again.
+            std::fs::create_dir_all(to.parent().unwrap_or(layout.root()))?;
+            std::fs::rename(&from, &to)?;
+        }
+        first.moved_to(to.clone());
+        let up_to_root = |path: &&Path| path.starts_with(layout.root());
+        let mut folders: Vec<_> = to
+            .ancestors()
+            .skip(1)
+            .take_while(up_to_root)
+            .map(Path::to_owned)
+            .collect();
+        if extents.len() > 1 {
+            folders.push(layout.extents_folder());
+        }
+        Ok(folders)
+    }
+
+    /// The writer went away without sealing: abort the object, or keep it as far as it came.
+    pub(super) fn end_without_seal(&self, writer: &mut Writer) {
+        let object = writer.object().clone();
+        if self.options.keep_aborted && object.tail() > 0 && writer.keep_torn().is_ok() {
+            return;
+        }
+        object.abort(Life::Aborted, writer.from_core(), &*self.options.signal);
+        let shard = self.shard(&object.name);
+        let order = shard.commit.lock();
+        let mut hidden = None;
+        {
+            let mut entries = shard.entries.write();
+            if let Some(entry) = entries.get_mut(&object.name) {
+                if entry
+                    .visible
+                    .as_ref()
+                    .is_some_and(|v| Arc::ptr_eq(v, &object))
+                {
+                    entry.visible = None;
+                    hidden = entry.hidden.take();
+                }
+                if entry
+                    .pending
+                    .as_ref()
+                    .is_some_and(|p| Arc::ptr_eq(p, &object))
+                {
+                    entry.pending = None;
+                }
+                if entry.is_empty() {
+                    entries.remove(&object.name);
+                }
+            }
+        }
+        if let Some(hidden) = hidden {
+            self.unlink(&hidden);
+            self.retire(&hidden);
+        }
+        drop(order);
+        self.doom_extents(&object);
+        self.objects.fetch_sub(1, Ordering::Relaxed);
+        self.open_objects.fetch_sub(1, Ordering::Relaxed);
+        self.used_bytes
+            .fetch_sub(object.kept_bytes(), Ordering::Relaxed);
+    }
+
+    /// Remove what readers of `name` see. An upload in progress of a visible object is cut; a
+    /// manifest's next version, not yet visible, stays.
+    pub fn remove(&self, name: &str, core: Option<usize>) -> Result<(), RemoveError> {
+        let object = self.lookup_or_adopt(name).ok_or(RemoveError::Absent)?;
+        if object.is_open() {
+            return self.remove_open(&object, core);
+        }
+        self.remove_object(&object)
+    }
+
+    fn remove_open(&self, object: &Arc<Object>, core: Option<usize>) -> Result<(), RemoveError> {
+        let shard = self.shard(&object.name);
+        let _order = shard.commit.lock();
+        if !object.abort(Life::Removed, core, &*self.options.signal) {
+            return Err(RemoveError::Absent);
+        }
+        let entry = shard.entries.write().remove(&object.name);
+        if let Some(hidden) = entry.and_then(|entry| entry.hidden) {
+            self.unlink(&hidden);
+            self.retire(&hidden);
+        }
+        self.doom_extents(object);
+        Ok(())
+    }
+
+    fn remove_object(&self, object: &Arc<Object>) -> Result<(), RemoveError> {
+        let shard = self.shard(&object.name);
+        let _order = shard.commit.lock();
+        {
+            let mut entries = shard.entries.write();
+            let entry = entries.get_mut(&object.name).ok_or(RemoveError::Absent)?;
+            let is_visible = |found: &Option<Arc<Object>>| {
+                found
+                    .as_ref()
+                    .is_some_and(|found| Arc::ptr_eq(found, object))
+            };
+            if is_visible(&entry.visible) {
+                entry.visible = None;
+            } else if is_visible(&entry.hidden) {
+                entry.hidden = None;
+            } else {
+                return Err(RemoveError::Absent);
+            }
+            if entry.is_empty() {
+                entries.remove(&object.name);
+            }
+        }
+        self.pin_for_readers(object);
+        self.unlink(object);
+        self.retire(object);
+        Ok(())
+    }
+
+    /// Before the name leads elsewhere: readers that hold the object must still reach its bytes.
+    fn pin_for_readers(&self, object: &Arc<Object>) {
+        if let Some(first) = object.extents.read().list.front() {
+            first.pin(&self.handle_sets);
+        }
+    }
+
+    /// A sealed object left the table: forget it everywhere.
+    fn retire(&self, object: &Arc<Object>) {
+        self.retention.lock().remove(object);
+        self.bodies.forget(object);
+        // Extent 0 has lost its name by rename or unlink; the others go with their last reader.
+        for extent in object.extents.read().list.iter().skip(1) {
+            extent.doom();
+        }
+        self.objects.fetch_sub(1, Ordering::Relaxed);
+        self.used_bytes
+            .fetch_sub(object.kept_bytes(), Ordering::Relaxed);
+    }
+
+    fn doom_extents(&self, object: &Arc<Object>) {
+        object
+            .extents
+            .read()
+            .list
+            .iter()
+            .for_each(|extent| extent.doom());
+    }
+
+    /// Delete the file that has the object's name, and folders that became empty.
+    fn unlink(&self, object: &Arc<Object>) {
+        let Some(layout) = &self.layout else { return };
+        let path = layout.object(&object.name);
+        if let Err(error) = std::fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::error!(object = %object.name, %error, "cannot delete the file of a removed object");
+        }
+        for folder in path
+            .ancestors()
+            .skip(1)
+            .take_while(|folder| *folder != layout.root())
+        {
+            if std::fs::remove_dir(folder).is_err() {
+                break;
+            }
+        }
+    }
+
+    /// Remove what retention says is due. Bounded work per call; call again while it removes.
+    pub fn sweep(&self) -> Swept {
+        let mut swept = Swept::default();
+        let due = self.retention.lock().due(
+            (self.options.clock)(),
+            self.used_bytes.load(Ordering::Relaxed),
+        );
+        for object in due {
+            if self.remove_object(&object).is_ok() {
+                swept.objects += 1;
+                swept.bytes += object.tail();
+            }
+        }
+        swept
+    }
+
+    /// The body of a small sealed object, if it is hot.
+    pub fn hot_body(&self, object: &Object) -> Option<Bytes> {
+        object.body.read().clone()
+    }
+
+    /// Keep the body of a small sealed object that was just read.
+    pub fn keep_body(&self, object: &Arc<Object>, body: Bytes) {
+        debug_assert_eq!(body.len() as u64, object.tail());
+        self.bodies.keep(object, body);
+    }
+
+    /// Watch for a name that is absent. `None` when too many names are watched already.
+    pub fn watch(self: &Arc<Self>, name: &str, core: usize) -> Option<Watch> {
+        let mut watched = self.watched.lock();
+        if watched.len() >= self.options.watched_names_max && !watched.contains_key(name) {
+            return None;
+        }
+        let list = watched.entry(name.into()).or_default().clone();
+        self.watched_count.store(watched.len(), Ordering::SeqCst);
+        Some(Watch {
+            store: self.clone(),
+            name: name.into(),
+            core_list: list.of_core(core),
+            list,
+            key: None,
+        })
+    }
+
+    fn tell_watchers(&self, name: &str, core: Option<usize>) {
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if self.watched_count.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let list = self.watched.lock().get(name).cloned();
+        if let Some(list) = list {
+            list.wake(core, &*self.options.signal);
+        }
+    }
+}
+
+impl Object {
+    /// Open, or ended without a seal.
+    fn is_open_or_lost(&self) -> bool {
+        self.seal().is_none()
+    }
+}
+
+/// A reader that waits for a name to appear.
+pub struct Watch {
+    store: Arc<Store>,
+    name: Box<str>,
+    list: Arc<WakeList>,
+    core_list: Arc<CoreList>,
+    key: Option<usize>,
+}
+
+impl Watch {
+    /// Ready with the object as soon as its upload has started (a manifest's: has ended).
+    pub fn poll_present(&mut self, context: &mut Context<'_>) -> Poll<Arc<Object>> {
+        self.core_list.arm(&mut self.key, context.waker());
+        match self.store.lookup(&self.name) {
+            Some(object) => Poll::Ready(object),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.core_list.leave(key);
+        }
+        let mut watched = self.store.watched.lock();
+        // Two references are the table's and ours: nobody else waits for this name.
+        if Arc::strong_count(&self.list) <= 2 {
+            watched.remove(&self.name);
+        }
+        self.store
+            .watched_count
+            .store(watched.len(), Ordering::SeqCst);
+    }
+}
+
+/// Make the store's own folders and lock them against a second server.
+fn prepare_folders(layout: &Layout) -> io::Result<File> {
+    for folder in [
+        layout.open_folder(),
+        layout.extents_folder(),
+        layout.damaged_folder(),
+    ] {
+        std::fs::create_dir_all(&folder)?;
+    }
+    let lock = File::create(layout.lock_file())?;
+    lock.try_lock().map_err(|_| {
+        let text = format!(
+            "another server holds the data directory {}",
+            layout.root().display()
+        );
+        io::Error::new(io::ErrorKind::AddrInUse, text)
+    })?;
+    Ok(lock)
+}
+
+/// Check that a file may get the object's name, and make the folders above it.
+fn claim_path(layout: &Layout, name: &str) -> Result<(), BeginError> {
+    let path = layout.object(name);
+    let parent = path.parent().unwrap_or(layout.root());
+    if let Err(error) = std::fs::create_dir_all(parent) {
+        return Err(match error.kind() {
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => BeginError::BelowObject,
+            _ => StorageError::from(error).into(),
+        });
+    }
+    match std::fs::symlink_metadata(&path) {
+        // An empty folder is a left-over of objects that are gone.
+        Ok(found) if found.is_dir() => std::fs::remove_dir(&path).map_err(|_| BeginError::IsFolder),
+        _ => Ok(()),
+    }
+}
+
+fn memory_file() -> io::Result<File> {
+    Ok(File::from(rustix::fs::memfd_create(
+        "headwater",
+        rustix::fs::MemfdFlags::CLOEXEC,
+    )?))
+}
+
+/// Bodies of small sealed objects, bounded in bytes; the one kept longest goes first.
+struct BodyCache {
+    bytes_max: u64,
+    bytes: AtomicU64,
+    queue: Mutex<VecDeque<Weak<Object>>>,
+}
+
+impl BodyCache {
+    fn new(bytes_max: u64) -> BodyCache {
+        BodyCache {
+            bytes_max,
+            bytes: AtomicU64::new(0),
+            queue: Mutex::default(),
+        }
+    }
+
+    fn keep(&self, object: &Arc<Object>, body: Bytes) {
+        let len = body.len() as u64;
+        {
+            let mut slot = object.body.write();
+            if slot.is_some() {
+                return;
+            }
+            *slot = Some(body);
+        }
+        self.bytes.fetch_add(len, Ordering::Relaxed);
+        let mut queue = self.queue.lock();
+        queue.push_back(Arc::downgrade(object));
+        while self.bytes.load(Ordering::Relaxed) > self.bytes_max
+            && let Some(oldest) = queue.pop_front()
+        {
+            if let Some(oldest) = oldest.upgrade() {
+                self.forget(&oldest);
+            }
+        }
+    }
+
+    fn forget(&self, object: &Object) {
+        let len = object
+            .body
+            .write()
+            .take()
+            .map_or(0, |body| body.len() as u64);
+        self.bytes.fetch_sub(len, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,33 @@
+//! The core: append-only objects that can be read while they are written.
+//!
+//! A leaf: it knows no protocol and no runtime. Readers are woken through `std::task::Waker`; time
+//! is an argument; the signal to another core is a closure that `server` supplies. Reading order:
+//! `object` (the life of one), `writer`, `reader`, `wake_list`, then `extent` and `mapping` (where
+//! bytes are), `format` (what is on disk), `directory` (names), `retention`, `recovery`.
+
+mod directory;
+mod error;
+mod extent;
+mod format;
+#[allow(unsafe_code, reason = "slices of mapped files, and mincore")]
+mod mapping;
+mod object;
+mod reader;
+mod recovery;
+mod retention;
+mod wake_list;
+mod writer;
+
+pub use directory::{Gauges, NewObject, Store, StoreOptions, Visibility, WriteRule};
+pub use error::{BeginError, RemoveError, StorageError, WriteError};
+pub use extent::ReadAt;
+pub use format::{NAME_BYTES_MAX, NAME_PART_BYTES_MAX, RECORD_BYTES_MAX, Record};
+pub use object::{Life, Mark, MarkKind, Object, ObjectInfo, Seal};
+pub use reader::{Available, Reader};
+pub use recovery::Recovered;
+pub use retention::{RetentionRule, Swept};
+pub use wake_list::{CoreList, Signal};
+pub use writer::{Sealing, Writer};
+
+/// Milliseconds since the Unix epoch. The store never asks for the time: callers pass it.
+pub type Millis = u64;

@@ -1,0 +1,290 @@
+//! One named append-only byte sequence, shared by its writer and its readers.
+//!
+//! | state | left by | the function |
+//! |---|---|---|
+//! | Open | seal | `Sealing::commit` |
+//! | Open | abort: writer lost, taken over, removed | `Object::abort` |
+//! | Sealed | replace, remove: it leaves the directory, its bytes live until the last reader goes | `Store::retire` |
+//!
+//! `Aborted` is final; a sealed object never changes again.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+
+use super::Millis;
+use super::extent::Extent;
+use super::wake_list::{Signal, WakeList};
+
+/// What the uploader said about the object, as far as it is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Stored header fields, in the order in which they are replayed.
+    pub headers: Vec<(String, String)>,
+    pub created_ms: Millis,
+    /// From `Cache-Control: max-age` of the upload: remove the object after this time.
+    pub expires_ms: Option<Millis>,
+}
+
+impl ObjectInfo {
+    /// The stored value of a header field, by its usual spelling.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self
+            .headers
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.as_str())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Life {
+    Open = 0,
+    Sealed = 1,
+    /// The writer was lost, or its framing was bad.
+    Aborted = 2,
+    /// A newer writer took the name over.
+    TakenOver = 3,
+    /// Deleted while it was written.
+    Removed = 4,
+}
+
+impl Life {
+    fn from_u8(value: u8) -> Life {
+        match value {
+            0 => Life::Open,
+            1 => Life::Sealed,
+            2 => Life::Aborted,
+            3 => Life::TakenOver,
+            4 => Life::Removed,
+            _ => unreachable!("only Life values are stored"),
+        }
+    }
+}
+
+/// What is fixed when an object is sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seal {
+    /// A strong entity tag with its quotes (RFC 9110 §8.8.3).
+    pub etag: String,
+    /// Time of the seal: Last-Modified.
+    pub modified_ms: Millis,
+    pub length: u64,
+}
+
+impl Seal {
+    /// The tag is made of the content alone, so that two origins with the same bytes agree.
+    pub(super) fn content_etag(length: u64, digest: u64) -> String {
+        format!("\"{length:x}-{digest:016x}\"")
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MarkKind {
+    /// A boundary inside the object: a fragment, a packet group.
+    Boundary,
+    /// A boundary at which a reader can start decoding.
+    RandomAccess,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    pub offset: u64,
+    pub kind: MarkKind,
+}
+
+/// The newest marks of an object; older ones are forgotten.
+const MARKS_MAX: usize = 4096;
+
+#[derive(Default)]
+struct Marks {
+    newest: VecDeque<Mark>,
+    /// Bytes a late reader of a trimmed object needs first: init segment, PAT and PMT.
+    preamble: Option<Bytes>,
+}
+
+pub(super) struct Extents {
+    pub(super) list: VecDeque<Arc<Extent>>,
+}
+
+pub struct Object {
+    pub name: Box<str>,
+    pub id: u64,
+    pub info: ObjectInfo,
+    /// Extents are cut at multiples of this.
+    pub(super) extent_bytes: u64,
+    life: AtomicU8,
+    /// Offset of the first byte still kept; moves only on trimmed objects.
+    head: AtomicU64,
+    /// End of what readers may see. Bytes below it never change.
+    tail: AtomicU64,
+    pub(super) extents: RwLock<Extents>,
+    seal: OnceLock<Seal>,
+    pub(super) wake_list: WakeList,
+    marks: Mutex<Marks>,
+    /// Bytes that a door computes once per sealed object, such as its response head.
+    pub memo: OnceLock<Bytes>,
+    /// The whole body of a small sealed object while it is hot; the store's cache bounds it.
+    pub(super) body: RwLock<Option<Bytes>>,
+}
+
+impl Object {
+    pub(super) fn open(name: &str, id: u64, info: ObjectInfo, extent_bytes: u64) -> Object {
+        Object {
+            name: name.into(),
+            id,
+            info,
+            extent_bytes,
+            life: AtomicU8::new(Life::Open as u8),
+            head: AtomicU64::new(0),
+            tail: AtomicU64::new(0),
+            extents: RwLock::new(Extents {
+                list: VecDeque::new(),
+            }),
+            seal: OnceLock::new(),
+            wake_list: WakeList::default(),
+            marks: Mutex::default(),
+            memo: OnceLock::new(),
+            body: RwLock::new(None),
+        }
+    }
+
+    pub(super) fn sealed(
+        name: &str,
+        id: u64,
+        info: ObjectInfo,
+        extents: VecDeque<Arc<Extent>>,
+        seal: Seal,
+    ) -> Object {
+        let extent_bytes = extents.front().map_or(1, |first| first.capacity.max(1));
+        let object = Object::open(name, id, info, extent_bytes);
+        object.tail.store(seal.length, Ordering::SeqCst);
+        object.extents.write().list = extents;
+        object.set_sealed(seal);
+        object
+    }
+
+    pub fn life(&self) -> Life {
+        Life::from_u8(self.life.load(Ordering::SeqCst))
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.life() == Life::Open
+    }
+
+    /// End of what readers may see, in bytes.
+    pub fn tail(&self) -> u64 {
+        self.tail.load(Ordering::SeqCst)
+    }
+
+    /// First byte still kept, in bytes; 0 unless the object is trimmed.
+    pub fn head(&self) -> u64 {
+        self.head.load(Ordering::SeqCst)
+    }
+
+    pub fn seal(&self) -> Option<&Seal> {
+        self.seal.get()
+    }
+
+    pub(super) fn set_tail(&self, tail: u64) {
+        debug_assert!(tail >= self.tail());
+        self.tail.store(tail, Ordering::SeqCst);
+    }
+
+    pub(super) fn set_sealed(&self, seal: Seal) {
+        assert_eq!(seal.length, self.tail());
+        self.seal.set(seal).expect("an object is sealed once");
+        let before = self.life.swap(Life::Sealed as u8, Ordering::SeqCst);
+        assert_eq!(Life::from_u8(before), Life::Open);
+    }
+
+    /// Leave Open for a state without a proper end; readers are woken to see it. False if the
+    /// object was not open any more.
+    pub(super) fn abort(&self, to: Life, from_core: Option<usize>, signal: &Signal) -> bool {
+        debug_assert!(!matches!(to, Life::Open | Life::Sealed));
+        let moved = self
+            .life
+            .compare_exchange(
+                Life::Open as u8,
+                to as u8,
+                Ordering::SeqCst,
+                Ordering::SeqCst,
+            )
+            .is_ok();
+        if moved {
+            self.wake_list.wake(from_core, signal);
+        }
+        moved
+    }
+
+    pub(super) fn add_mark(&self, mark: Mark) {
+        let mut marks = self.marks.lock();
+        debug_assert!(
+            marks
+                .newest
+                .back()
+                .is_none_or(|last| last.offset <= mark.offset)
+        );
+        if marks.newest.len() == MARKS_MAX {
+            marks.newest.pop_front();
+        }
+        marks.newest.push_back(mark);
+    }
+
+    pub(super) fn set_preamble(&self, preamble: Bytes) {
+        self.marks.lock().preamble = Some(preamble);
+    }
+
+    pub fn preamble(&self) -> Option<Bytes> {
+        self.marks.lock().preamble.clone()
+    }
+
+    /// The newest kept mark at which decoding can start.
+    pub fn last_random_access(&self) -> Option<u64> {
+        let head = self.head();
+        let marks = self.marks.lock();
+        let usable = |mark: &&Mark| mark.kind == MarkKind::RandomAccess && mark.offset >= head;
+        marks
+            .newest
+            .iter()
+            .rev()
+            .find(usable)
+            .map(|mark| mark.offset)
+    }
+
+    /// Bytes between head and tail.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.tail() - self.head()
+    }
+
+    /// Drop extents that end at or before `keep_from`; returns the bytes dropped. Readers inside one
+    /// keep it; others that are behind are lagged.
+    pub(super) fn trim(&self, keep_from: u64) -> u64 {
+        let head_before = self.head();
+        if keep_from < head_before + self.extent_bytes {
+            return 0;
+        }
+        let mut extents = self.extents.write();
+        while extents.list.len() > 1
+            && let Some(first) = extents.list.front()
+            && first.end() <= keep_from
+        {
+            self.head.store(first.end(), Ordering::SeqCst);
+            first.doom();
+            extents.list.pop_front();
+        }
+        self.head() - head_before
+    }
+
+    /// The extent that holds `offset`, or would hold it next.
+    pub(super) fn extent_at(&self, offset: u64) -> Option<Arc<Extent>> {
+        let extents = self.extents.read();
+        let first = extents.list.front()?;
+        let index = offset.checked_sub(first.start)? / self.extent_bytes;
+        extents.list.get(usize::try_from(index).ok()?).cloned()
+    }
+}

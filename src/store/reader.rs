@@ -1,0 +1,222 @@
+//! A position in an object: what is available there, and a promise to be woken when there is more.
+//!
+//! A reader never blocks a writer: it looks at the tail, leases bytes below it, and waits. It holds
+//! no buffer. What a reader does about its lag is its door's decision; here lag is only a number.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::directory::Store;
+use super::error::StorageError;
+use super::extent::{Extent, ReadAt};
+use super::mapping::Mapping;
+use super::object::{Life, Object};
+use super::wake_list::CoreList;
+
+/// What a reader finds at its offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Available {
+    /// So many bytes can be had now.
+    Bytes(u64),
+    /// Nothing yet: `poll_news` wakes when there is.
+    AtTail,
+    /// The object is sealed and everything was read, or the reader's limit is reached.
+    End,
+    /// The object ended without a proper end.
+    Aborted,
+    /// The reader's offset was trimmed away.
+    Lagged,
+}
+
+pub struct Reader {
+    object: Arc<Object>,
+    store: Arc<Store>,
+    core: usize,
+    offset: u64,
+    limit: u64,
+    /// The reader's place in the wake list, once it has waited.
+    waiting: Option<(Arc<CoreList>, Option<usize>)>,
+    current: Option<Current>,
+}
+
+/// The extent that the reader is in, held so that eviction, trimming and removal do not matter.
+struct Current {
+    extent: Arc<Extent>,
+    mapping: Option<Arc<Mapping>>,
+    file: Option<Arc<File>>,
+}
+
+impl Reader {
+    /// A reader on `core` of the bytes `[offset, limit)`.
+    pub fn new(
+        store: &Arc<Store>,
+        object: Arc<Object>,
+        core: usize,
+        offset: u64,
+        limit: u64,
+    ) -> Reader {
+        assert!(offset <= limit);
+        Reader {
+            object,
+            store: store.clone(),
+            core,
+            offset,
+            limit,
+            waiting: None,
+            current: None,
+        }
+    }
+
+    pub fn object(&self) -> &Arc<Object> {
+        &self.object
+    }
+
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Bytes between the reader and the tail.
+    pub fn lag_bytes(&self) -> u64 {
+        self.object.tail().saturating_sub(self.offset)
+    }
+
+    pub fn available(&self) -> Available {
+        if self.offset >= self.limit {
+            return Available::End;
+        }
+        // The state before the tail: an object that is sealed now has its final tail.
+        let life = self.object.life();
+        let tail = self.object.tail();
+        if !matches!(life, Life::Open | Life::Sealed) {
+            return Available::Aborted;
+        }
+        if self.offset < self.object.head() && !self.is_inside_current() {
+            return Available::Lagged;
+        }
+        if self.offset < tail {
+            return Available::Bytes(tail.min(self.limit) - self.offset);
+        }
+        if life == Life::Sealed {
+            Available::End
+        } else {
+            Available::AtTail
+        }
+    }
+
+    /// Ready when [`available`](Self::available) no longer says `AtTail`.
+    pub fn poll_news(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.available() != Available::AtTail {
+            return Poll::Ready(());
+        }
+        let (list, key) = self
+            .waiting
+            .get_or_insert_with(|| (self.object.wake_list.of_core(self.core), None));
+        list.arm(key, context.waker());
+        if self.available() == Available::AtTail {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    }
+
+    /// Up to `bytes_max` available bytes as a slice of the shared mapping, cut at the extent's end.
+    /// Only the kernel may read through it (see `mapping`).
+    pub fn mapped(&mut self, bytes_max: u64) -> Result<&[u8], StorageError> {
+        let (start, len) = self.enter_extent(bytes_max)?;
+        let expected = self.expected_file_bytes();
+        let store = self.store.clone();
+        let current = self.current.as_mut().ok_or(StorageError::Changed)?;
+        if current.mapping.is_none() {
+            current.mapping = Some(current.extent.mapping(&store.handle_sets, expected)?);
+        }
+        let mapping = current.mapping.as_ref().ok_or(StorageError::Changed)?;
+        Ok(mapping.slice(start as usize, len as usize))
+    }
+
+    /// True if sending the next `bytes` from the mapping will not wait for the disk, as far as the
+    /// page cache says now.
+    pub fn is_resident(&mut self, bytes: u64) -> bool {
+        if self.mapped(bytes).is_err() {
+            return false;
+        }
+        let Some(current) = &self.current else {
+            return false;
+        };
+        let start = self.offset - current.extent.start;
+        let len = bytes.min(current.extent.end() - self.offset);
+        current
+            .mapping
+            .as_ref()
+            .is_some_and(|map| map.is_resident(start as usize, len as usize))
+    }
+
+    /// The same bytes as a place in a file, for a ring read.
+    pub fn read_at(&mut self, bytes_max: u64) -> Result<ReadAt, StorageError> {
+        let (start, len) = self.enter_extent(bytes_max)?;
+        let expected = self.expected_file_bytes();
+        let store = self.store.clone();
+        let current = self.current.as_mut().ok_or(StorageError::Changed)?;
+        if current.file.is_none() {
+            current.file = Some(current.extent.file(&store.handle_sets, expected)?);
+        }
+        let file = current.file.clone().ok_or(StorageError::Changed)?;
+        Ok(ReadAt {
+            file,
+            offset: start,
+            len,
+        })
+    }
+
+    pub fn advance(&mut self, bytes: u64) {
+        self.offset += bytes;
+        assert!(self.offset <= self.object.tail().min(self.limit));
+    }
+
+    /// Make the extent at the offset current; start and length of what can be leased in it.
+    fn enter_extent(&mut self, bytes_max: u64) -> Result<(u64, u64), StorageError> {
+        let Available::Bytes(available) = self.available() else {
+            return Err(StorageError::Changed);
+        };
+        if !self.is_inside_current() {
+            let extent = self
+                .object
+                .extent_at(self.offset)
+                .ok_or(StorageError::Changed)?;
+            self.current = Some(Current {
+                extent,
+                mapping: None,
+                file: None,
+            });
+        }
+        let extent = &self.current.as_ref().ok_or(StorageError::Changed)?.extent;
+        let start = self.offset - extent.start;
+        Ok((
+            start,
+            available.min(bytes_max).min(extent.end() - self.offset),
+        ))
+    }
+
+    /// Readers only move forward, so the current extent can only be left at its end.
+    fn is_inside_current(&self) -> bool {
+        self.current
+            .as_ref()
+            .is_some_and(|current| self.offset < current.extent.end())
+    }
+
+    /// How long the current extent's file must be at least.
+    fn expected_file_bytes(&self) -> u64 {
+        let Some(current) = &self.current else {
+            return 0;
+        };
+        self.object.tail().min(current.extent.end()) - current.extent.start
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some((list, Some(key))) = self.waiting.take() {
+            list.leave(key);
+        }
+    }
+}
