@@ -1,0 +1,70 @@
+//! `multipart/byteranges` (RFC 9110 §14.6): what goes between the parts, and how long it all is.
+
+/// The layout of an answer with several ranges.
+pub struct Byteranges {
+    boundary: String,
+    content_type: Option<String>,
+    complete_length: u64,
+}
+
+impl Byteranges {
+    /// `unique` makes the boundary; it must not be guessable from the content.
+    pub fn new(unique: u64, content_type: Option<&str>, complete_length: u64) -> Byteranges {
+        let boundary = format!("headwater-{unique:016x}");
+        Byteranges {
+            boundary,
+            content_type: content_type.map(str::to_owned),
+            complete_length,
+        }
+    }
+
+    /// The value of the answer's Content-Type.
+    pub fn content_type(&self) -> String {
+        format!("multipart/byteranges; boundary={}", self.boundary)
+    }
+
+    /// What stands before the bytes `[start, end)`.
+    pub fn part_head(&self, start: u64, end: u64) -> String {
+        let mut head = format!("\r\n--{}\r\n", self.boundary);
+        if let Some(content_type) = &self.content_type {
+            head += &format!("Content-Type: {content_type}\r\n");
+        }
+        head + &format!(
+            "Content-Range: bytes {start}-{}/{}\r\n\r\n",
+            end - 1,
+            self.complete_length
+        )
+    }
+
+    pub fn close(&self) -> String {
+        format!("\r\n--{}--\r\n", self.boundary)
+    }
+
+    /// Content-Length of the whole answer.
+    pub fn length(&self, parts: &[(u64, u64)]) -> u64 {
+        let part =
+            |(start, end): &(u64, u64)| self.part_head(*start, *end).len() as u64 + end - start;
+        parts.iter().map(part).sum::<u64>() + self.close().len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_is_what_is_written() {
+        let ranges = Byteranges::new(7, Some("video/mp4"), 100);
+        let parts = [(0, 1), (50, 100)];
+        let written: u64 = parts
+            .iter()
+            .map(|(s, e)| ranges.part_head(*s, *e).len() as u64 + e - s)
+            .sum();
+        assert_eq!(ranges.length(&parts), written + ranges.close().len() as u64);
+        assert!(
+            ranges
+                .part_head(50, 100)
+                .contains("Content-Range: bytes 50-99/100\r\n")
+        );
+    }
+}
