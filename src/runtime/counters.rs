@@ -1,0 +1,75 @@
+//! What a core counts. One row of one table per counter; `operations/metrics.rs` shows them all.
+//!
+//! A counter is written by its own core only, so an increment is a plain load and store; the metrics
+//! page reads all cores' counters and adds them up.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $variant:ident, $name:literal, $help:literal;)*) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Counter { $($(#[$doc])* $variant,)* }
+
+        impl Counter {
+            /// All counters in the order of their values.
+            pub const ALL: &'static [Counter] = &[$(Counter::$variant,)*];
+
+            /// Name without prefix and suffix.
+            pub fn name(self) -> &'static str {
+                match self { $(Counter::$variant => $name,)* }
+            }
+
+            pub fn help(self) -> &'static str {
+                match self { $(Counter::$variant => $help,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    ConnectionsAccepted, "connections_accepted", "Connections accepted";
+    ConnectionsRefused, "connections_refused", "Connections closed at once because connections_max was reached";
+    ConnectionsEvicted, "connections_evicted", "Connections that never sent a request, closed to make room";
+    ConnectionsTimedOut, "connections_timed_out", "Connections closed at a deadline (head, body, send or keep-alive)";
+    Requests, "requests", "Requests answered or refused";
+    RequestsRefused, "requests_refused", "Requests whose head or framing was refused (400, 414, 431, 501, 505)";
+    ResponsesClientError, "responses_client_error", "Answers with a 4xx status";
+    ResponsesServerError, "responses_server_error", "Answers with a 5xx status";
+    BytesIn, "bytes_in", "Payload bytes appended by uploads";
+    BytesOut, "bytes_out", "Bytes sent to readers, heads and framing included";
+    UploadsSealed, "uploads_sealed", "Uploads that were completed";
+    UploadsAborted, "uploads_aborted", "Uploads that ended without their proper end";
+    ReadersFollowing, "readers_followed", "Answers that followed an open object";
+    ReadersCutLag, "readers_cut_lag", "Readers cut because they fell behind by lag_bytes_max or were trimmed past";
+    ReadersCutAbort, "readers_cut_abort", "Readers cut because the upload was aborted";
+    BodyCacheHits, "body_cache_hits", "Small sealed objects answered from memory";
+    FileReads, "file_reads", "Reads of sealed or cold bytes through the file ring";
+    WaitedRequests, "waited_requests", "Requests that waited for an absent object";
+    StorageErrors, "storage_errors", "Failures of the disk or file system";
+}
+
+/// The counters of one core, on cache lines of their own.
+#[repr(align(128))]
+pub struct Counters {
+    values: [AtomicU64; Counter::ALL.len()],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters {
+            values: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+}
+
+impl Counters {
+    /// Add on the counter's own core.
+    pub fn add(&self, counter: Counter, by: u64) {
+        let value = &self.values[counter as usize];
+        value.store(value.load(Ordering::Relaxed) + by, Ordering::Relaxed);
+    }
+
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.values[counter as usize].load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,198 @@
+//! A TCP connection and its listener: readiness through the core's ring, bytes by non-blocking calls.
+//!
+//! A receive or send that would block returns `None` and the task waits for readiness. So no buffer
+//! ever belongs to the kernel while a peer is slow, an idle connection holds none, and one hot buffer
+//! per core serves all connections (measured against ring sends in docs/DECISIONS.md).
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use monoio::net::{TcpListener, TcpStream};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, sockopt};
+
+/// Unacknowledged bytes for longer than this break the connection: the peer's network is gone.
+const USER_TIMEOUT_MS: u32 = 60_000;
+const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(60);
+const LISTEN_BACKLOG: i32 = 4096;
+
+pub struct Socket {
+    stream: TcpStream,
+    peer: Option<SocketAddr>,
+    /// Close with a reset, so that the peer cannot take what it got for complete.
+    reset: Cell<bool>,
+}
+
+impl Socket {
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    fn adopt(fd: OwnedFd, peer: Option<SocketAddr>) -> io::Result<Socket> {
+        let stream = TcpStream::from_std(std::net::TcpStream::from(fd))?;
+        Ok(Socket {
+            stream,
+            peer,
+            reset: Cell::new(false),
+        })
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the stream owns this descriptor and closes it only when it is dropped; the borrow
+        // cannot outlive `self`, which holds the stream.
+        unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) }
+    }
+
+    /// Bytes received, 0 at the peer's end; `None` if there are none now.
+    pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        loop {
+            match rustix::net::recv(self.fd(), &mut *buffer, RecvFlags::DONTWAIT) {
+                Ok((got, _)) => return Ok(Some(got)),
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Bytes taken by the kernel; `None` if it has no room now.
+    pub fn try_send(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        loop {
+            match rustix::net::send(self.fd(), bytes, flags) {
+                Ok(sent) => return Ok(Some(sent)),
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// As `try_send`, several pieces in one call.
+    pub fn try_send_pieces(&self, pieces: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        loop {
+            let mut none = SendAncillaryBuffer::default();
+            match rustix::net::sendmsg(self.fd(), pieces, &mut none, flags) {
+                Ok(sent) => return Ok(Some(sent)),
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Something can be received, or the peer is gone.
+    pub async fn readable(&self) {
+        // An error here shows again, better named, at the receive.
+        let _ = self.stream.readable(false).await;
+    }
+
+    /// Something can be sent, or the peer is gone.
+    pub async fn writable(&self) {
+        let _ = self.stream.writable(false).await;
+    }
+
+    /// True if the peer has closed its side. Bytes that wait to be received stay there.
+    pub fn is_peer_gone(&self) -> bool {
+        let mut byte = [0u8; 1];
+        match rustix::net::recv(self.fd(), &mut byte, RecvFlags::DONTWAIT | RecvFlags::PEEK) {
+            Ok((got, _)) => got == 0,
+            Err(Errno::AGAIN | Errno::INTR) => false,
+            Err(_) => true,
+        }
+    }
+
+    /// No more bytes to the peer; it sees an orderly end.
+    pub fn end_sending(&self) {
+        let _ = rustix::net::shutdown(self.fd(), Shutdown::Write);
+    }
+
+    /// Wake whoever waits on this socket: nothing more is received or sent.
+    pub fn shut(&self) {
+        let _ = rustix::net::shutdown(self.fd(), Shutdown::Both);
+    }
+
+    /// When the socket is closed, reset it instead of ending it.
+    pub fn reset_on_close(&self) {
+        self.reset.set(true);
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.reset.get() {
+            // RFC 9112 §8: how an incomplete message without a length is told from a complete one.
+            let _ = sockopt::set_socket_linger(self.fd(), Some(Duration::ZERO));
+        }
+    }
+}
+
+/// The sockets that one core accepts from.
+pub struct Listener {
+    listener: TcpListener,
+}
+
+/// Bind an address so that every core can bind it too.
+pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
+    use rustix::net::{AddressFamily, SocketType, ipproto};
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    sockopt::set_socket_reuseaddr(&fd, true)?;
+    sockopt::set_socket_reuseport(&fd, true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&fd, false)?;
+    }
+    // Accepted sockets inherit these.
+    sockopt::set_tcp_nodelay(&fd, true)?;
+    sockopt::set_socket_keepalive(&fd, true)?;
+    sockopt::set_tcp_keepidle(&fd, KEEP_ALIVE_AFTER)?;
+    sockopt::set_tcp_user_timeout(&fd, USER_TIMEOUT_MS)?;
+    rustix::net::bind(&fd, &address)?;
+    rustix::net::listen(&fd, LISTEN_BACKLOG)?;
+    Ok(StdListener::from(fd))
+}
+
+impl Listener {
+    /// Take over a bound listener on the calling core.
+    pub fn new(listener: StdListener) -> io::Result<Listener> {
+        Ok(Listener {
+            listener: TcpListener::from_std(listener)?,
+        })
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: as for `Socket::fd`: the listener owns the descriptor and outlives the borrow.
+        unsafe { BorrowedFd::borrow_raw(self.listener.as_raw_fd()) }
+    }
+
+    /// A connection that waits to be accepted; `None` if there is none now.
+    pub fn try_accept(&self) -> io::Result<Option<Socket>> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        match rustix::net::acceptfrom_with(self.fd(), flags) {
+            Ok((fd, address)) => {
+                let peer = address.and_then(|address| SocketAddr::try_from(address).ok());
+                Ok(Some(Socket::adopt(fd, peer)?))
+            }
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Refuse new connections from now on; whoever waits in `acceptable` is woken.
+    pub fn stop(&self) {
+        let _ = rustix::net::shutdown(self.fd(), Shutdown::Both);
+    }
+
+    pub async fn acceptable(&self) {
+        let _ = self.listener.readable(false).await;
+    }
+}
