@@ -1,0 +1,115 @@
+//! `headwater demo`: the origin on its usual addresses with a sample stream that never ends.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use bytes::Bytes;
+
+use crate::commands::publish::{self, PublishOptions, Source};
+use crate::commands::serve;
+use crate::operations::config::{Config, RetentionSection};
+use crate::operations::{log, signals};
+use crate::server::Server;
+
+/// Made by scripts/make-sample from synthetic sources.
+static SAMPLE: &[u8] = include_bytes!("sample.mp4");
+
+const STREAM: &str = "/demo/live.mp4";
+/// What of the endless stream is kept, and in which steps it is dropped.
+const WINDOW_BYTES: u64 = 8 << 20;
+const EXTENT_BYTES: u64 = 2 << 20;
+
+#[derive(Debug, clap::Args)]
+pub struct DemoArgs {
+    /// Address that serves objects
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9094")]
+    pub listen: SocketAddr,
+    /// Address of /healthz, /readyz and /metrics
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9095")]
+    pub admin: SocketAddr,
+}
+
+pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
+    let config = demo_config(args);
+    let _log = log::start(&config).map_err(anyhow::Error::msg)?;
+    let server =
+        Server::start(&config).context("the demo cannot start (is another server running?)")?;
+    let base = format!("http://{}", server.listen[0]);
+    serve::announce(&server)?;
+    println!("{}", next_steps(&base, server.admin));
+    let stopper = server.stopper();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let publisher = publish_sample(base + STREAM, is_over.clone())?;
+    signals::on_stop(move || {
+        is_over.store(true, Ordering::SeqCst);
+        stopper.stop();
+    })?;
+    server.join();
+    let _ = publisher.join();
+    Ok(())
+}
+
+fn demo_config(args: &DemoArgs) -> Config {
+    let mut config = Config {
+        listen: vec![args.listen],
+        admin: args.admin,
+        ram_only: true,
+        log: "warn".to_owned(),
+        shutdown_grace_s: 1,
+        ..Config::default()
+    };
+    config.store.extent_bytes = EXTENT_BYTES;
+    config.retention = vec![RetentionSection {
+        prefix: "/demo/".to_owned(),
+        window_bytes: Some(WINDOW_BYTES),
+        ..Default::default()
+    }];
+    config
+}
+
+fn publish_sample(
+    url: String,
+    is_over: Arc<AtomicBool>,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name("publisher".to_owned())
+        .spawn(move || {
+            let source = Source::Bytes {
+                name: "sample",
+                bytes: Bytes::from_static(SAMPLE),
+            };
+            let options = PublishOptions {
+                looping: true,
+                ..PublishOptions::default()
+            };
+            let outcome = publish::publish(source, &url, &options, &|_| {}, &is_over);
+            if let Err(error) = outcome
+                && !is_over.load(Ordering::SeqCst)
+            {
+                tracing::error!(%error, "the sample stream ended");
+            }
+        })
+}
+
+fn next_steps(base: &str, admin: SocketAddr) -> String {
+    format!(
+        "
+A sample stream is live at {base}{STREAM}
+(in memory; Ctrl-C ends it)
+
+  play it            ffplay {base}{STREAM}
+  look at it         ffprobe {base}{STREAM}
+  follow the bytes   curl -sN {base}{STREAM} | head -c 1000000 | wc -c
+
+  put an object      echo hello | curl -T - {base}/hello.txt
+  get it             curl -i {base}/hello.txt
+  push your own      ffmpeg -re -i FILE -c copy -f mp4 -movflags cmaf+empty_moov+default_base_moof \\
+                       -frag_duration 200000 -method PUT {base}/cam.mp4
+
+  metrics            curl http://{admin}/metrics
+  a real server      headwater serve --help
+"
+    )
+}

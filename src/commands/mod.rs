@@ -1,0 +1,28 @@
+//! The commands of the program, one file each.
+
+pub mod check;
+pub mod demo;
+pub mod publish;
+pub mod serve;
+
+/// What the command line may ask for.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Run the origin
+    Serve(serve::ServeArgs),
+    /// Push a fragmented MP4 or MPEG-TS file as a live stream, paced by its own timestamps
+    Publish(publish::PublishArgs),
+    /// Run the origin with a sample stream, and say what to open next
+    Demo(demo::DemoArgs),
+    /// Check a configuration and print the limits it sets
+    Check(check::CheckArgs),
+}
+
+pub fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Publish(args) => publish::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Check(args) => check::run(&args),
+    }
+}

@@ -1,0 +1,591 @@
+//! One HTTP/1.1 connection: receive, parse, answer; pipelined requests are answered in order.
+//!
+//! | the connection | goes on with |
+//! |---|---|
+//! | has no complete request | `Step::Receive`: wait for bytes, under the keep-alive or the head deadline |
+//! | has answers that did not fit the socket | `Step::Send` |
+//! | owes a large or a live body | `Step::Transfer` → `http_get::stream` |
+//! | receives an upload | `Step::Upload` → `http_put::receive` |
+//! | waits for the disk or an absent object | `Step::Load`, `Step::Watch`, then the same request again |
+//! | was refused, or is done | `Step::Linger`, `Step::Close` |
+//!
+//! `step` is synchronous: it reads into the core's buffer, answers what it can into the core's output,
+//! and sends that in one call, so an idle connection owns no buffer.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use httparse::EMPTY_HEADER;
+
+use super::reply::{self, Frame, Reply};
+use super::route::{Resume, Route, UNWANTED_BODY_BYTES_MAX, log_storage, route};
+use super::{Core, Role};
+use crate::egress::http_get::{self, CutReason, Ended, Transfer};
+use crate::ingest::http_put::{self, PutError, Upload};
+use crate::runtime::clock;
+use crate::runtime::counters::Counter;
+use crate::runtime::deadlines::{Deadline, Phase};
+use crate::runtime::socket::Socket;
+use crate::runtime::timers;
+use crate::store::Object;
+use crate::wire::http1::{BodyDecoder, HEADERS_MAX, HeadWriter, Parsed, parse};
+
+/// Received at once while requests are read.
+const RECEIVE_BYTES_MAX: usize = 64 << 10;
+/// Answers collected before they are sent.
+const OUTPUT_BYTES_MAX: usize = 256 << 10;
+/// After a refusal so much is still taken from the peer, so that it can read the answer.
+const LINGER_BYTES_MAX: usize = 4 << 20;
+const LINGER_S: u64 = 2;
+
+/// Said to a peer whose head did not come in time.
+const TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nContent-Type: text/plain; charset=utf-8\r\n\
+Content-Length: 37\r\nCache-Control: no-store\r\nAccess-Control-Allow-Origin: *\r\nConnection: close\r\n\r\n\
+the head did not arrive within limit\n";
+
+/// Serve a connection to its end.
+pub(super) async fn serve(core: Rc<Core>, socket: Socket, role: Role) {
+    let socket = Rc::new(socket);
+    let deadline = core.deadlines.enter(socket.clone());
+    let connection = Connection {
+        core,
+        role,
+        socket,
+        deadline,
+        carry: Vec::new(),
+        parse_first: false,
+        head_is_timed: false,
+        resume: Resume::default(),
+    };
+    connection.run().await;
+}
+
+struct Connection {
+    core: Rc<Core>,
+    role: Role,
+    socket: Rc<Socket>,
+    deadline: Deadline,
+    /// Received and not used yet: part of a head, or pipelined requests.
+    carry: Vec<u8>,
+    /// The carry may hold a whole request: look before receiving.
+    parse_first: bool,
+    /// The deadline of the current head is running.
+    head_is_timed: bool,
+    resume: Resume,
+}
+
+enum Step {
+    Receive,
+    Send {
+        rest: Vec<u8>,
+        sent: usize,
+        then: Then,
+    },
+    Transfer {
+        prefix: Vec<u8>,
+        transfer: Box<Transfer>,
+        keep_alive: bool,
+    },
+    Upload {
+        before: Vec<u8>,
+        upload: Box<Upload>,
+        keep_alive: bool,
+    },
+    Discard {
+        answer: Vec<u8>,
+        decoder: BodyDecoder,
+        keep_alive: bool,
+    },
+    Load(std::sync::Arc<Object>),
+    Watch {
+        name: String,
+        wait_ms: u64,
+    },
+    Close,
+}
+
+/// After the output is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Continue,
+    Close,
+    Linger,
+}
+
+/// Nothing more is to be done on this connection.
+struct Over;
+
+impl Connection {
+    async fn run(mut self) {
+        loop {
+            let step = self.step();
+            let outcome = match step {
+                Step::Receive => {
+                    self.wait_for_request().await;
+                    Ok(())
+                }
+                Step::Send { rest, sent, then } => self.send(rest, sent, then).await,
+                Step::Transfer {
+                    prefix,
+                    transfer,
+                    keep_alive,
+                } => Box::pin(self.transfer(prefix, transfer, keep_alive)).await,
+                Step::Upload {
+                    before,
+                    upload,
+                    keep_alive,
+                } => Box::pin(self.upload(before, upload, keep_alive)).await,
+                Step::Discard {
+                    answer,
+                    decoder,
+                    keep_alive,
+                } => Box::pin(self.discard(answer, decoder, keep_alive)).await,
+                Step::Load(object) => Box::pin(self.load(object)).await,
+                Step::Watch { name, wait_ms } => Box::pin(self.watch(name, wait_ms)).await,
+                Step::Close => Err(Over),
+            };
+            if outcome.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Wait until something arrives. The head's deadline starts with its first byte and is not moved
+    /// by further ones.
+    async fn wait_for_request(&mut self) {
+        if self.carry.is_empty() {
+            if self.core.is_draining.get() {
+                self.socket.shut();
+            }
+            self.head_is_timed = false;
+            self.deadline.farewell(None);
+            self.deadline.set(self.core.options.keep_alive_timeout_s);
+        } else if !self.head_is_timed {
+            self.head_is_timed = true;
+            self.deadline.farewell(Some(TIMED_OUT));
+            self.deadline.set(self.core.options.head_timeout_s);
+        }
+        self.socket.readable().await;
+    }
+
+    /// Receive if need be, answer what is complete, send the answers.
+    fn step(&mut self) -> Step {
+        let core = self.core.clone();
+        let mut buffer = core.ingest.receive_buffer.borrow_mut();
+        let carried = self.carry.len();
+        buffer[..carried].copy_from_slice(&self.carry);
+        let mut filled = carried;
+        if !std::mem::take(&mut self.parse_first) {
+            match self
+                .socket
+                .try_recv(&mut buffer[filled..filled + RECEIVE_BYTES_MAX])
+            {
+                Ok(Some(0)) | Err(_) => return Step::Close,
+                Ok(Some(got)) => filled += got,
+                Ok(None) => return Step::Receive,
+            }
+        }
+        let mut output = core.output.borrow_mut();
+        output.clear();
+        let (consumed, route) = self.answer(&core, &buffer[..filled], &mut output);
+        self.carry.clear();
+        self.carry.extend_from_slice(&buffer[consumed..filled]);
+        if self.carry.is_empty() && self.carry.capacity() > 0 {
+            self.carry = Vec::new();
+        }
+        self.next(route, &mut output)
+    }
+
+    /// Answer requests from `input` into `output` until one cannot be answered at once. Returns what
+    /// was consumed, and that one's route; `None` if the input ran out or the output is full.
+    fn answer(
+        &mut self,
+        core: &Core,
+        input: &[u8],
+        output: &mut Vec<u8>,
+    ) -> (usize, Option<Route>) {
+        let mut consumed = 0;
+        while consumed < input.len() {
+            if output.len() >= OUTPUT_BYTES_MAX {
+                self.parse_first = true;
+                return (consumed, None);
+            }
+            let mut headers = [EMPTY_HEADER; HEADERS_MAX];
+            let request = match parse(&input[consumed..], &mut headers, &core.options.head) {
+                Ok(Parsed::Request(request)) => request,
+                Ok(Parsed::Partial) => return (consumed, None),
+                Err(error) => {
+                    core.counters.add(Counter::RequestsRefused, 1);
+                    return (input.len(), Some(Route::Refuse(Reply::of_head(error))));
+                }
+            };
+            let head_bytes = request.head_bytes;
+            let mut route = route(core, &self.role, &request, &self.resume, output);
+            if matches!(route, Route::Load(_) | Route::Watch { .. }) {
+                // The same request is routed again: it stays in the input.
+                return (consumed, Some(route));
+            }
+            core.counters.add(Counter::Requests, 1);
+            self.resume = Resume::default();
+            self.head_is_timed = false;
+            consumed += head_bytes;
+            if let Route::Discard {
+                decoder,
+                keep_alive,
+            } = &mut route
+            {
+                match decoder.decode(&input[consumed..], &mut |_| {}) {
+                    Ok(progress) => consumed += progress.consumed,
+                    Err(_) => return (input.len(), Some(Route::Answered { keep_alive: false })),
+                }
+                if decoder.is_finished() {
+                    route = Route::Answered {
+                        keep_alive: *keep_alive,
+                    };
+                }
+            }
+            if !matches!(route, Route::Answered { keep_alive: true }) {
+                return (consumed, Some(route));
+            }
+        }
+        (consumed, None)
+    }
+
+    /// Turn a route into a step; the output goes along, or is sent now.
+    fn next(&mut self, route: Option<Route>, output: &mut Vec<u8>) -> Step {
+        match route {
+            None => self.send_now(output, Then::Continue),
+            Some(Route::Answered { keep_alive }) => self.send_now(
+                output,
+                if keep_alive {
+                    Then::Continue
+                } else {
+                    Then::Close
+                },
+            ),
+            Some(Route::Refuse(reply)) => {
+                write_refusal(&self.core, &reply, output);
+                self.send_now(output, Then::Linger)
+            }
+            Some(Route::Discard {
+                decoder,
+                keep_alive,
+            }) => Step::Discard {
+                answer: output.clone(),
+                decoder,
+                keep_alive,
+            },
+            Some(Route::Transfer {
+                transfer,
+                keep_alive,
+            }) => Step::Transfer {
+                prefix: output.clone(),
+                transfer,
+                keep_alive,
+            },
+            Some(Route::Upload { upload, keep_alive }) => Step::Upload {
+                before: output.clone(),
+                upload,
+                keep_alive,
+            },
+            // Answers to earlier requests first; then the same request is routed again.
+            Some(Route::Load(_) | Route::Watch { .. }) if !output.is_empty() => {
+                self.parse_first = true;
+                self.send_now(output, Then::Continue)
+            }
+            Some(Route::Load(object)) => Step::Load(object),
+            Some(Route::Watch { name, wait_ms }) => Step::Watch { name, wait_ms },
+        }
+    }
+
+    fn send_now(&mut self, output: &[u8], then: Then) -> Step {
+        if output.is_empty() {
+            return match then {
+                Then::Continue if self.parse_first => Step::Send {
+                    rest: Vec::new(),
+                    sent: 0,
+                    then,
+                },
+                Then::Continue => Step::Receive,
+                Then::Close | Then::Linger => Step::Close,
+            };
+        }
+        self.deadline.phase(Phase::Idle);
+        match self.socket.try_send(output) {
+            Ok(sent) => {
+                let sent = sent.unwrap_or(0);
+                self.core.counters.add(Counter::BytesOut, sent as u64);
+                if sent == output.len() && then == Then::Continue && !self.parse_first {
+                    return Step::Receive;
+                }
+                Step::Send {
+                    rest: output[sent..].to_vec(),
+                    sent: 0,
+                    then,
+                }
+            }
+            Err(_) => Step::Close,
+        }
+    }
+
+    /// Send what is left, then do as told.
+    async fn send(&mut self, rest: Vec<u8>, mut sent: usize, then: Then) -> Result<(), Over> {
+        while sent < rest.len() {
+            match self.socket.try_send(&rest[sent..]) {
+                Ok(Some(bytes)) => {
+                    self.core.counters.add(Counter::BytesOut, bytes as u64);
+                    sent += bytes;
+                }
+                Ok(None) => {
+                    self.deadline
+                        .set(self.core.egress.options.send_stall_timeout_s);
+                    self.socket.writable().await;
+                    self.deadline.clear();
+                }
+                Err(_) => return Err(Over),
+            }
+        }
+        match then {
+            Then::Continue => Ok(()),
+            Then::Close => Err(Over),
+            Then::Linger => self.linger().await,
+        }
+    }
+
+    /// Let the peer read a refusal: closing with unread bytes would reset the connection and could
+    /// take the answer away (RFC 9112 §9.6).
+    async fn linger(&mut self) -> Result<(), Over> {
+        self.socket.end_sending();
+        self.deadline.farewell(None);
+        self.deadline.set(LINGER_S);
+        let mut taken = 0;
+        while taken < LINGER_BYTES_MAX {
+            let received = self
+                .socket
+                .try_recv(&mut self.core.ingest.receive_buffer.borrow_mut());
+            match received {
+                Ok(Some(0)) | Err(_) => break,
+                Ok(Some(got)) => taken += got,
+                Ok(None) => self.socket.readable().await,
+            }
+        }
+        Err(Over)
+    }
+
+    async fn transfer(
+        &mut self,
+        prefix: Vec<u8>,
+        transfer: Box<Transfer>,
+        keep_alive: bool,
+    ) -> Result<(), Over> {
+        self.deadline.farewell(None);
+        self.deadline.clear();
+        let ended = http_get::stream(
+            &self.core.egress,
+            *transfer,
+            prefix,
+            &self.socket,
+            &self.deadline,
+        )
+        .await;
+        match ended {
+            Ended::Complete if keep_alive && !self.core.is_draining.get() => {
+                self.parse_first = !self.carry.is_empty();
+                Ok(())
+            }
+            Ended::Complete => Err(Over),
+            Ended::Cut(reason) => {
+                if let CutReason::Storage(error) = reason {
+                    tracing::error!(%error, "a reader was cut: its object cannot be read");
+                }
+                Err(Over)
+            }
+        }
+    }
+
+    async fn upload(
+        &mut self,
+        before: Vec<u8>,
+        upload: Box<Upload>,
+        keep_alive: bool,
+    ) -> Result<(), Over> {
+        self.deadline.farewell(None);
+        self.send(before, 0, Then::Continue).await?;
+        let name = upload.name().to_owned();
+        let input = std::mem::take(&mut self.carry);
+        let core = self.core.clone();
+        let received =
+            http_put::receive(&core.ingest, *upload, input, &self.socket, &self.deadline).await;
+        self.deadline.clear();
+        let received = match received {
+            Ok(received) => received,
+            Err(error) => return self.upload_failed(&name, &error).await,
+        };
+        core.counters.add(Counter::UploadsSealed, 1);
+        let keep_alive = keep_alive && !core.is_draining.get();
+        let mut answer = Vec::with_capacity(256);
+        write_received(&core, &received, keep_alive, &mut answer);
+        self.carry = received.leftover;
+        self.parse_first = !self.carry.is_empty();
+        self.deadline.phase(Phase::Idle);
+        self.send(
+            answer,
+            0,
+            if keep_alive {
+                Then::Continue
+            } else {
+                Then::Close
+            },
+        )
+        .await
+    }
+
+    async fn upload_failed(&mut self, name: &str, error: &PutError) -> Result<(), Over> {
+        self.core.counters.add(Counter::UploadsAborted, 1);
+        log_storage(&self.core, name, error);
+        tracing::debug!(object = name, %error, "an upload was aborted");
+        let Some(reply) = Reply::of_put(error) else {
+            return Err(Over);
+        };
+        let mut answer = Vec::with_capacity(512);
+        write_refusal(&self.core, &reply, &mut answer);
+        self.send(answer, 0, Then::Linger).await
+    }
+
+    /// Read a body that nobody wants, then send the answer.
+    async fn discard(
+        &mut self,
+        answer: Vec<u8>,
+        mut decoder: BodyDecoder,
+        keep_alive: bool,
+    ) -> Result<(), Over> {
+        let mut taken = 0;
+        self.deadline.set(self.core.options.head_timeout_s);
+        while !decoder.is_finished() {
+            let core = self.core.clone();
+            let mut buffer = core.ingest.receive_buffer.borrow_mut();
+            match self.socket.try_recv(&mut buffer[..RECEIVE_BYTES_MAX]) {
+                Ok(Some(0)) | Err(_) => return Err(Over),
+                Ok(Some(got)) => {
+                    let Ok(progress) = decoder.decode(&buffer[..got], &mut |_| {}) else {
+                        return Err(Over);
+                    };
+                    taken += got as u64;
+                    self.carry = buffer[progress.consumed..got].to_vec();
+                }
+                Ok(None) => {
+                    drop(buffer);
+                    self.socket.readable().await;
+                }
+            }
+            if taken > UNWANTED_BODY_BYTES_MAX {
+                return Err(Over);
+            }
+        }
+        self.deadline.clear();
+        self.parse_first = !self.carry.is_empty();
+        self.send(
+            answer,
+            0,
+            if keep_alive {
+                Then::Continue
+            } else {
+                Then::Close
+            },
+        )
+        .await
+    }
+
+    async fn load(&mut self, object: std::sync::Arc<Object>) -> Result<(), Over> {
+        self.deadline.clear();
+        self.parse_first = true;
+        match http_get::load(&self.core.egress, &object).await {
+            Ok(body) => {
+                self.resume.loaded = Some((object, body));
+                Ok(())
+            }
+            Err(error) => {
+                self.core.counters.add(Counter::StorageErrors, 1);
+                tracing::error!(object = %object.name, %error, "a sealed object cannot be read");
+                let mut answer = Vec::with_capacity(512);
+                write_refusal(&self.core, &Reply::of_storage(&error), &mut answer);
+                self.send(answer, 0, Then::Linger).await
+            }
+        }
+    }
+
+    async fn watch(&mut self, name: String, wait_ms: u64) -> Result<(), Over> {
+        self.deadline.clear();
+        let started = clock::now();
+        self.parse_first = true;
+        let Some(mut watch) = self.core.egress.store.watch(&name, self.core.egress.core) else {
+            let mut answer = Vec::with_capacity(512);
+            write_refusal(&self.core, &Reply::too_many_waiting(), &mut answer);
+            return self.send(answer, 0, Then::Linger).await;
+        };
+        self.core.counters.add(Counter::WaitedRequests, 1);
+        self.deadline.phase(Phase::Waiting);
+        let present = std::future::poll_fn(|context| watch.poll_present(context));
+        let found = timers::within(Duration::from_millis(wait_ms), present).await;
+        drop(found);
+        self.deadline.phase(Phase::Idle);
+        self.resume.waited_ms = Some(started.elapsed().as_millis() as u64);
+        Ok(())
+    }
+}
+
+fn write_refusal(core: &Core, reply: &Reply, output: &mut Vec<u8>) {
+    let class = if reply.status >= 500 {
+        Counter::ResponsesServerError
+    } else {
+        Counter::ResponsesClientError
+    };
+    core.counters.add(class, 1);
+    let frame = Frame {
+        is_head: false,
+        is_http10: false,
+        keep_alive: false,
+        cache_control: &core.options.cache_error,
+        common_lines: &core.options.common_lines,
+        waited_ms: None,
+        own_lines: &[],
+    };
+    reply::write(
+        output,
+        reply,
+        &frame,
+        &mut core.egress.date.borrow_mut(),
+        clock::unix_s(),
+    );
+}
+
+/// 201 for a new object, 204 for a replaced one.
+fn write_received(
+    core: &Core,
+    received: &http_put::Received,
+    keep_alive: bool,
+    output: &mut Vec<u8>,
+) {
+    let mut head = HeadWriter::new(output, if received.replaced { 204 } else { 201 });
+    if !received.replaced {
+        // RFC 9110 §8.6: a 204 has no Content-Length.
+        head.number("Content-Length", 0);
+    }
+    head.field("ETag", &received.etag);
+    head.lines(&core.options.common_lines);
+    let frame = Frame {
+        is_head: false,
+        is_http10: false,
+        keep_alive,
+        cache_control: "",
+        common_lines: &[],
+        waited_ms: None,
+        own_lines: &[],
+    };
+    reply::finish(
+        output,
+        &frame,
+        &mut core.egress.date.borrow_mut(),
+        clock::unix_s(),
+    );
+}

@@ -1,0 +1,71 @@
+//! From an accepted socket to a door: `listener` accepts, `http` reads requests and writes answers,
+//! `route` chooses the door, `reply` is the one place that turns errors into status codes.
+
+mod http;
+pub mod listener;
+pub mod reply;
+mod route;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::egress::Egress;
+use crate::ingest::Ingest;
+use crate::runtime::counters::Counters;
+use crate::runtime::deadlines::Deadlines;
+use crate::wire::http1::HeadLimits;
+
+/// What the operator decides about connections.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub head: HeadLimits,
+    pub head_timeout_s: u64,
+    pub keep_alive_timeout_s: u64,
+    /// Connections of one core.
+    pub connections_max: usize,
+    /// GET of an absent object waits for it (`-w`).
+    pub wait_absent: bool,
+    pub wait_default_ms: u64,
+    pub wait_max_ms: u64,
+    /// The query is part of the name (`compat.query_in_name`).
+    pub query_in_name: bool,
+    pub cache_not_found: String,
+    pub cache_error: String,
+    /// Lines of every answer: CORS and the like, each with its CR LF.
+    pub common_lines: Vec<u8>,
+    /// Further lines of the answer to OPTIONS.
+    pub preflight_lines: Vec<u8>,
+    /// Origins of which the request's own is allowed; empty if the common lines say it all.
+    pub listed_origins: Vec<String>,
+}
+
+/// A page of the admin address.
+pub struct Page {
+    pub status: u16,
+    pub content_type: &'static str,
+    pub body: String,
+}
+
+/// Makes the admin pages: the path in, the page out, `None` for 404.
+pub type AdminPages = dyn Fn(&str) -> Option<Page> + Send + Sync;
+
+/// What a listener leads to.
+#[derive(Clone)]
+pub enum Role {
+    Objects,
+    Admin(Arc<AdminPages>),
+}
+
+/// Everything a connection needs of its core.
+pub struct Core {
+    pub options: Arc<Options>,
+    pub egress: Egress,
+    pub ingest: Ingest,
+    pub deadlines: Rc<Deadlines>,
+    pub counters: Arc<Counters>,
+    /// The answers to the requests that were read last, before they are sent.
+    pub output: RefCell<Vec<u8>>,
+    /// Set at shutdown: finish what is under way, take nothing new.
+    pub is_draining: Cell<bool>,
+}

@@ -1,0 +1,292 @@
+//! The one place that knows status codes: every error of every layer, as status, advice and fate of
+//! the connection.
+
+use crate::ingest::http_put::PutError;
+use crate::store::{BeginError, RemoveError, StorageError, WriteError};
+use crate::wire::http1::{DateLine, HeadError, HeadWriter, TargetError};
+
+/// An answer that is not an object: a status and one line that says what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    pub status: u16,
+    pub text: String,
+    /// Nothing more is read from this connection.
+    pub closes: bool,
+    /// `Name: value` lines of this answer alone, each with its CR LF.
+    pub lines: String,
+}
+
+impl Reply {
+    fn new(status: u16, text: impl Into<String>) -> Reply {
+        Reply {
+            status,
+            text: text.into(),
+            closes: false,
+            lines: String::new(),
+        }
+    }
+
+    fn closing(self) -> Reply {
+        Reply {
+            closes: true,
+            ..self
+        }
+    }
+
+    fn with_line(self, line: &str) -> Reply {
+        Reply {
+            lines: self.lines + line + "\r\n",
+            ..self
+        }
+    }
+
+    pub fn not_found() -> Reply {
+        Reply::new(404, "no such object")
+    }
+
+    pub fn method_not_allowed() -> Reply {
+        Reply::new(405, "use GET, HEAD, PUT, POST, DELETE or OPTIONS")
+            .with_line("Allow: GET, HEAD, PUT, POST, DELETE, OPTIONS")
+            .closing()
+    }
+
+    pub fn not_implemented() -> Reply {
+        Reply::new(
+            501,
+            "the method is not known; use GET, HEAD, PUT, POST, DELETE or OPTIONS",
+        )
+        .closing()
+    }
+
+    pub fn admin_is_read_only() -> Reply {
+        Reply::new(405, "the admin address answers GET and HEAD")
+            .with_line("Allow: GET, HEAD")
+            .closing()
+    }
+
+    pub fn length_required() -> Reply {
+        Reply::new(
+            411,
+            "send Content-Length or Transfer-Encoding: chunked (ffmpeg: without -chunked_post 0)",
+        )
+        .closing()
+    }
+
+    pub fn unexpected_body() -> Reply {
+        Reply::new(
+            400,
+            "GET and HEAD have no body here; use PUT or POST to upload",
+        )
+        .closing()
+    }
+
+    pub fn body_too_large() -> Reply {
+        Reply::new(413, "the body of this method is ignored and must be short").closing()
+    }
+
+    pub fn name_is_folder() -> Reply {
+        Reply::new(
+            400,
+            "the name of an object does not end in a slash: add a file name",
+        )
+        .closing()
+    }
+
+    pub fn name_is_reserved() -> Reply {
+        Reply::new(403, "names below /.headwater/ are the server's own").closing()
+    }
+
+    pub fn name_too_long(part_bytes_max: usize, name_bytes_max: usize) -> Reply {
+        let text = format!(
+            "a name has at most {name_bytes_max} bytes, and {part_bytes_max} between two slashes: shorten it"
+        );
+        Reply::new(414, text).closing()
+    }
+
+    pub fn precondition_failed() -> Reply {
+        Reply::new(412, "a precondition of the request does not hold")
+    }
+
+    pub fn unsatisfiable(complete_length: Option<u64>) -> Reply {
+        let length = complete_length.map_or("*".to_owned(), |length| length.to_string());
+        Reply::new(416, "the range lies outside the object")
+            .with_line(&format!("Content-Range: bytes */{length}"))
+    }
+
+    pub fn too_many_waiting() -> Reply {
+        Reply::new(503, "too many requests wait for absent objects; try again")
+            .with_line("Retry-After: 1")
+    }
+
+    pub fn draining() -> Reply {
+        Reply::new(503, "the server is shutting down; try another")
+            .with_line("Retry-After: 1")
+            .closing()
+    }
+
+    pub fn of_head(error: HeadError) -> Reply {
+        let status = match error {
+            HeadError::RequestLineTooLong => 414,
+            HeadError::HeadTooLarge => 431,
+            HeadError::Version => 505,
+            HeadError::TransferCoding => 501,
+            HeadError::Expectation => 417,
+            HeadError::Malformed(_)
+            | HeadError::BareLineFeed
+            | HeadError::Host
+            | HeadError::ContentLength
+            | HeadError::LengthAndEncoding
+            | HeadError::EncodingInHttp10 => 400,
+        };
+        Reply::new(status, error.to_string()).closing()
+    }
+
+    pub fn of_target(error: TargetError) -> Reply {
+        Reply::new(400, error.to_string()).closing()
+    }
+
+    pub fn of_storage(error: &StorageError) -> Reply {
+        match error {
+            StorageError::NoSpace(_) => Reply::new(
+                507,
+                "the origin's storage is full: nothing was kept; try again later",
+            )
+            .closing(),
+            StorageError::NoDescriptors(_) => {
+                Reply::new(503, "the origin is at its limit of open files; try again")
+                    .with_line("Retry-After: 1")
+                    .closing()
+            }
+            StorageError::Changed | StorageError::Io(_) => {
+                Reply::new(500, "the origin's storage failed; its log says how").closing()
+            }
+        }
+    }
+
+    /// An upload that failed. `None` if there is nobody left to tell.
+    pub fn of_put(error: &PutError) -> Option<Reply> {
+        let reply = match error {
+            PutError::PeerGone => return None,
+            PutError::Begin(error) => Reply::of_begin(error),
+            PutError::StoredHeadersTooLarge => Reply::new(431, error.to_string()),
+            PutError::Framing(error) => Reply::new(400, error.to_string()),
+            PutError::Write(WriteError::TakenOver) => Reply::new(
+                409,
+                "another upload took this name over; this one was dropped",
+            ),
+            PutError::Write(WriteError::Removed) => {
+                Reply::new(410, "the object was deleted while it was uploaded")
+            }
+            PutError::Write(WriteError::TooLarge) => Reply::new(
+                413,
+                "the object is longer than store.object_bytes_max allows",
+            ),
+            PutError::Write(WriteError::Storage(error)) => Reply::of_storage(error),
+        };
+        Some(reply.closing())
+    }
+
+    fn of_begin(error: &BeginError) -> Reply {
+        match error {
+            BeginError::BelowObject => Reply::new(
+                409,
+                "a part of the path is an object itself: choose another name or delete that one",
+            ),
+            BeginError::IsFolder => Reply::new(
+                409,
+                "objects live below this name: choose another or delete those",
+            ),
+            BeginError::WriterActive => Reply::new(409, "the object has an active writer"),
+            BeginError::TooManyObjects => Reply::new(
+                507,
+                "the origin holds as many objects as store.objects_max allows: delete some",
+            ),
+            BeginError::Storage(error) => Reply::of_storage(error),
+        }
+    }
+
+    pub fn of_remove(error: &RemoveError) -> Reply {
+        match error {
+            RemoveError::Absent => Reply::not_found(),
+            RemoveError::Storage(error) => Reply::of_storage(error),
+        }
+    }
+}
+
+/// How an answer is framed and dated.
+pub struct Frame<'a> {
+    pub is_head: bool,
+    pub is_http10: bool,
+    pub keep_alive: bool,
+    pub cache_control: &'a str,
+    pub common_lines: &'a [u8],
+    pub waited_ms: Option<u64>,
+    /// Lines that only this request gets.
+    pub own_lines: &'a [u8],
+}
+
+/// Append the whole answer.
+pub fn write(
+    out: &mut Vec<u8>,
+    reply: &Reply,
+    frame: &Frame<'_>,
+    date: &mut DateLine,
+    unix_s: u64,
+) {
+    let mut head = HeadWriter::new(out, reply.status);
+    head.field("Content-Type", "text/plain; charset=utf-8");
+    head.number("Content-Length", reply.text.len() as u64 + 1);
+    head.field("Cache-Control", frame.cache_control);
+    head.lines(reply.lines.as_bytes());
+    head.lines(frame.common_lines);
+    finish(out, frame, date, unix_s);
+    if !frame.is_head {
+        out.extend_from_slice(reply.text.as_bytes());
+        out.push(b'\n');
+    }
+}
+
+/// The last lines of a head, and the empty one.
+pub fn finish(out: &mut Vec<u8>, frame: &Frame<'_>, date: &mut DateLine, unix_s: u64) {
+    let mut head = HeadWriter::resume(out);
+    head.lines(frame.own_lines);
+    if let Some(waited_ms) = frame.waited_ms {
+        head.number("Waited-For-Data-Ms", waited_ms);
+    }
+    if !frame.keep_alive {
+        head.field("Connection", "close");
+    } else if frame.is_http10 {
+        head.field("Connection", "keep-alive");
+    }
+    head.lines(date.at(unix_s)).end();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each refusal of a head closes the connection, and no text can break a line.
+    #[test]
+    fn head_errors_close_and_are_one_line() {
+        let errors = [
+            HeadError::RequestLineTooLong,
+            HeadError::HeadTooLarge,
+            HeadError::Malformed("x"),
+            HeadError::Version,
+            HeadError::BareLineFeed,
+            HeadError::Host,
+            HeadError::ContentLength,
+            HeadError::LengthAndEncoding,
+            HeadError::EncodingInHttp10,
+            HeadError::TransferCoding,
+            HeadError::Expectation,
+        ];
+        for error in errors {
+            let reply = Reply::of_head(error);
+            assert!(
+                reply.closes && reply.status >= 400 && !reply.text.contains('\n'),
+                "{error:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Doors out: what readers get from the store. `http_get` serves whole objects, ranges and live tails.
+
+pub mod http_get;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::runtime::clock;
+use crate::runtime::counters::Counters;
+use crate::runtime::file_ring::FileRing;
+use crate::store::Store;
+use crate::wire::http1::DateLine;
+use crate::wire::media_type::Class;
+
+/// What the operator decides about answers.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Lines of every answer: CORS and the like, each with its CR LF.
+    pub common_lines: Vec<u8>,
+    /// Cache-Control where the uploader sent none.
+    pub cache_manifest: String,
+    pub cache_segment: String,
+    pub cache_other: String,
+    /// Sealed objects up to this size are answered from memory once they were read.
+    pub small_object_bytes_max: u64,
+    /// How far a reader of an open object may fall back before it is cut.
+    pub lag_bytes_max: u64,
+    /// A reader that takes nothing for so long is cut.
+    pub send_stall_timeout_s: u64,
+}
+
+impl Options {
+    fn cache_rule(&self, class: Class) -> &str {
+        match class {
+            Class::Manifest => &self.cache_manifest,
+            Class::Segment => &self.cache_segment,
+            Class::Other => &self.cache_other,
+        }
+    }
+}
+
+/// What the doors out need of their core.
+pub struct Egress {
+    pub core: usize,
+    pub store: Arc<Store>,
+    pub ring: Rc<FileRing>,
+    pub counters: Arc<Counters>,
+    pub options: Arc<Options>,
+    pub date: RefCell<DateLine>,
+}
+
+impl Egress {
+    /// Append the Date line.
+    pub fn write_date(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.date.borrow_mut().at(clock::unix_s()));
+    }
+}

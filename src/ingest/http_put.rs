@@ -1,0 +1,326 @@
+//! PUT and POST: a request body becomes an object.
+//!
+//! The path of a byte: received into the core's buffer, unframed in place, written to the extent's
+//! file (and so into the page cache that readers are sent from), then the tail moves and readers are
+//! woken. The buffer belongs to no connection: receive, unframe and write happen without a wait.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use httparse::Header;
+
+use super::{Ingest, Options};
+use crate::packager::marks::Marker;
+use crate::runtime::clock;
+use crate::runtime::counters::Counter;
+use crate::runtime::deadlines::{Deadline, Phase};
+use crate::runtime::socket::Socket;
+use crate::store::{
+    BeginError, NewObject, ObjectInfo, RECORD_BYTES_MAX, StorageError, Visibility, WriteError,
+    WriteRule, Writer,
+};
+use crate::wire::http1::{BodyDecoder, BodyError, Framing};
+use crate::wire::media_type::{self, Class};
+
+/// Header fields kept from every upload. Credentials and hop-by-hop fields are not among them.
+const STORED_HEADERS: [&str; 5] = [
+    "Content-Type",
+    "Cache-Control",
+    "Content-Encoding",
+    "Content-Language",
+    "Content-Disposition",
+];
+
+/// Never kept, whatever the configuration says.
+const SECRET_HEADERS: [&str; 4] = [
+    "Authorization",
+    "Proxy-Authorization",
+    "Cookie",
+    "Set-Cookie",
+];
+
+/// Sent when the uploader waits for it (RFC 9110 §10.1.1).
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Stored header fields of one object together; with the name they must fit the record.
+const STORED_BYTES_MAX: usize = RECORD_BYTES_MAX / 3;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PutError {
+    #[error(transparent)]
+    Begin(#[from] BeginError),
+    #[error("the stored header fields are longer than {STORED_BYTES_MAX} bytes together")]
+    StoredHeadersTooLarge,
+    #[error(transparent)]
+    Framing(#[from] BodyError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The uploader closed, reset, or fell silent before the body was complete.
+    #[error("the upload ended before its body was complete")]
+    PeerGone,
+}
+
+impl From<StorageError> for PutError {
+    fn from(error: StorageError) -> PutError {
+        PutError::Write(WriteError::Storage(error))
+    }
+}
+
+/// An upload under way.
+pub struct Upload {
+    writer: Writer,
+    decoder: BodyDecoder,
+    marker: Option<Marker>,
+    /// 100-continue has to be sent before anything is received.
+    expects_continue: bool,
+}
+
+/// A completed upload.
+pub struct Received {
+    pub replaced: bool,
+    pub etag: String,
+    /// Bytes behind the body: the next request.
+    pub leftover: Vec<u8>,
+}
+
+/// Open the object that a request uploads.
+pub fn begin(
+    ingest: &Ingest,
+    name: &str,
+    headers: &[Header<'_>],
+    framing: Framing,
+    expects_continue: bool,
+) -> Result<Upload, PutError> {
+    let info = object_info(&ingest.options, headers)?;
+    let class = media_type::class_of(name, info.header("Content-Type"));
+    let visibility = if class == Class::Manifest {
+        Visibility::WhenSealed
+    } else {
+        Visibility::AtOnce
+    };
+    let marker = (class == Class::Segment).then(Marker::default);
+    let core = Some(ingest.core);
+    let new = NewObject {
+        name,
+        info,
+        visibility,
+        rule: WriteRule::TakeOver,
+        core,
+    };
+    let writer = ingest.store.begin(new)?;
+    Ok(Upload {
+        writer,
+        decoder: BodyDecoder::new(framing),
+        marker,
+        expects_continue,
+    })
+}
+
+fn object_info(options: &Options, headers: &[Header<'_>]) -> Result<ObjectInfo, PutError> {
+    let mut info = ObjectInfo {
+        created_ms: clock::unix_ms(),
+        ..ObjectInfo::default()
+    };
+    let mut bytes = 0;
+    for header in headers {
+        if !is_stored(options, header.name) || info.header(header.name).is_some() {
+            continue;
+        }
+        // What is not text cannot be replayed safely.
+        let Ok(value) = std::str::from_utf8(header.value) else {
+            continue;
+        };
+        bytes += header.name.len() + value.len();
+        if bytes > STORED_BYTES_MAX {
+            return Err(PutError::StoredHeadersTooLarge);
+        }
+        info.headers
+            .push((header.name.to_owned(), value.to_owned()));
+    }
+    if options.delete_expired
+        && let Some(max_age_s) = info.header("Cache-Control").and_then(max_age)
+    {
+        info.expires_ms = Some(
+            info.created_ms
+                .saturating_add(max_age_s.saturating_mul(1000)),
+        );
+    }
+    Ok(info)
+}
+
+fn is_stored(options: &Options, name: &str) -> bool {
+    let is = |known: &&str| known.eq_ignore_ascii_case(name);
+    if SECRET_HEADERS.iter().any(|secret| is(secret)) {
+        return false;
+    }
+    let matches = |wanted: &String| match wanted.strip_suffix('-') {
+        Some(_) => name
+            .get(..wanted.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(wanted)),
+        None => wanted.eq_ignore_ascii_case(name),
+    };
+    STORED_HEADERS.iter().any(|known| is(known)) || options.stored_headers.iter().any(matches)
+}
+
+/// The number of seconds in `max-age=N` (RFC 9111 §5.2.2.1).
+fn max_age(cache_control: &str) -> Option<u64> {
+    let directives = cache_control.split(',').map(str::trim);
+    let value = directives
+        .filter_map(|directive| directive.split_once('='))
+        .find_map(|(name, value)| {
+            name.eq_ignore_ascii_case("max-age")
+                .then_some(value.trim_matches('"'))
+        })?;
+    value.parse().ok()
+}
+
+/// Receive the body to its end and seal the object. `input` is what arrived behind the head.
+pub async fn receive(
+    ingest: &Ingest,
+    mut upload: Upload,
+    input: Vec<u8>,
+    socket: &Socket,
+    deadline: &Deadline,
+) -> Result<Received, PutError> {
+    deadline.phase(Phase::Uploading);
+    if upload.expects_continue && input.is_empty() && !upload.decoder.is_finished() {
+        // A dozen bytes on a connection that was idle: they fit the socket's buffer.
+        socket.try_send(CONTINUE).map_err(|_| PutError::PeerGone)?;
+    }
+    let consumed = upload.take(ingest, &input)?;
+    let mut leftover = input[consumed..].to_vec();
+    drop(input);
+    while !upload.decoder.is_finished() {
+        match upload.receive_some(ingest, socket)? {
+            Some(behind) => leftover = behind,
+            None => {
+                deadline.set(ingest.options.body_idle_timeout_s);
+                socket.readable().await;
+            }
+        }
+    }
+    deadline.clear();
+    seal(ingest, upload.writer, leftover).await
+}
+
+impl Upload {
+    pub fn name(&self) -> &str {
+        &self.writer.object().name
+    }
+
+    /// Receive once and append. `Some` is what lay behind the body; `None` says that nothing has
+    /// arrived.
+    fn receive_some(
+        &mut self,
+        ingest: &Ingest,
+        socket: &Socket,
+    ) -> Result<Option<Vec<u8>>, PutError> {
+        let mut buffer = ingest.receive_buffer.borrow_mut();
+        let got = match socket.try_recv(&mut buffer) {
+            Ok(Some(0)) | Err(_) => return Err(PutError::PeerGone),
+            Ok(Some(got)) => got,
+            Ok(None) => return Ok(None),
+        };
+        let consumed = self.take(ingest, &buffer[..got])?;
+        Ok(Some(buffer[consumed..got].to_vec()))
+    }
+
+    /// Unframe and append what belongs to the body; returns how much that was.
+    fn take(&mut self, ingest: &Ingest, input: &[u8]) -> Result<usize, PutError> {
+        let mut pieces = Vec::new();
+        let progress = self
+            .decoder
+            .decode(input, &mut |piece| pieces.push(IoSlice::new(piece)));
+        let offset = self.writer.object().tail();
+        self.writer.append(&pieces)?;
+        let appended = self.writer.object().tail() - offset;
+        ingest.counters.add(Counter::BytesIn, appended);
+        if let Some(marker) = &mut self.marker {
+            pieces
+                .iter()
+                .for_each(|piece| marker.note(piece, &mut self.writer));
+        }
+        // Bytes in front of a framing error were accepted; readers saw them, then the abort.
+        Ok(progress?.consumed)
+    }
+}
+
+async fn seal(ingest: &Ingest, writer: Writer, leftover: Vec<u8>) -> Result<Received, PutError> {
+    let object = writer.object().clone();
+    let sealing = writer.finish()?;
+    if ingest.options.is_durable && !ingest.store.is_memory_only() {
+        for file in sealing.files()? {
+            ingest.ring.sync(file).await.map_err(StorageError::from)?;
+        }
+    }
+    let committed = sealing.commit()?;
+    if ingest.options.is_durable {
+        for folder in committed.folders {
+            let folder = std::fs::File::open(folder).map_err(StorageError::from)?;
+            ingest
+                .ring
+                .sync(Arc::new(folder))
+                .await
+                .map_err(StorageError::from)?;
+        }
+    }
+    let etag = object
+        .seal()
+        .map(|seal| seal.etag.clone())
+        .unwrap_or_default();
+    Ok(Received {
+        replaced: committed.replaced,
+        etag,
+        leftover,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(stored: &[&str]) -> Options {
+        Options {
+            stored_headers: stored.iter().map(|name| (*name).to_owned()).collect(),
+            delete_expired: true,
+            is_durable: false,
+            body_idle_timeout_s: 1,
+        }
+    }
+
+    #[test]
+    fn credentials_are_never_stored() {
+        let options = options(&["X-Id", "Joc-", "authorization", "Cookie"]);
+        let stored = [
+            "content-type",
+            "Cache-Control",
+            "x-id",
+            "Joc-Seq-Id",
+            "JOC-A",
+        ];
+        let dropped = [
+            "Authorization",
+            "Cookie",
+            "Host",
+            "User-Agent",
+            "X-Other",
+            "Jo",
+        ];
+        assert!(stored.iter().all(|name| is_stored(&options, name)));
+        assert!(!dropped.iter().any(|name| is_stored(&options, name)));
+    }
+
+    #[test]
+    fn max_age_sets_the_expiry() {
+        assert_eq!(max_age("public, max-age=60"), Some(60));
+        assert_eq!(max_age("Max-Age=\"5\""), Some(5));
+        assert_eq!(max_age("s-maxage=60"), None);
+        assert_eq!(max_age("max-age=x"), None);
+        let headers = [Header {
+            name: "Cache-Control",
+            value: b"max-age=2",
+        }];
+        let info = object_info(&options(&[]), &headers).unwrap();
+        assert_eq!(info.expires_ms, Some(info.created_ms + 2000));
+    }
+}

@@ -1,0 +1,35 @@
+//! Doors in: what uploaders bring to the store. `http_put` takes a request body into an object.
+
+pub mod http_put;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::runtime::counters::Counters;
+use crate::runtime::file_ring::FileRing;
+use crate::store::Store;
+
+/// What the operator decides about uploads.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Names of further header fields to keep; one that ends in `-` is a prefix.
+    pub stored_headers: Vec<String>,
+    /// Remove an object when `max-age` of its upload has passed (`-d`).
+    pub delete_expired: bool,
+    /// Acknowledge only what is on disk.
+    pub is_durable: bool,
+    /// An uploader that sends nothing for so long is gone.
+    pub body_idle_timeout_s: u64,
+}
+
+/// What the doors in need of their core.
+pub struct Ingest {
+    pub core: usize,
+    pub store: Arc<Store>,
+    pub ring: Rc<FileRing>,
+    pub counters: Arc<Counters>,
+    pub options: Arc<Options>,
+    /// The core's receive buffer, shared by all its uploads: nobody holds it while waiting.
+    pub receive_buffer: Rc<RefCell<Vec<u8>>>,
+}

@@ -1,0 +1,26 @@
+//! Headwater: the origin of live streams. Encoders push in, readers follow while the bytes arrive.
+//!
+//! ```text
+//! main → commands → server → connection → {ingest, egress} → packager → {store, wire}
+//!                                                    every layer may use {store, wire, runtime}
+//! ```
+//!
+//! Reading order: `store` (what is kept and who is woken), `wire` (codecs without I/O), `runtime`
+//! (cores, rings, sockets), then the doors, then `connection`, then `server`, which assembles them.
+//! `tests/tidy.rs` holds the arrows.
+
+pub mod store;
+pub mod wire;
+
+pub mod runtime;
+
+pub mod packager;
+
+pub mod egress;
+pub mod ingest;
+
+pub mod connection;
+pub mod operations;
+
+pub mod commands;
+pub mod server;

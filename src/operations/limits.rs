@@ -1,0 +1,176 @@
+//! All limits in one table, for `headwater check` and docs/OPERATIONS.md: those that are options, and
+//! those that are fixed.
+
+use crate::store::{NAME_BYTES_MAX, NAME_PART_BYTES_MAX, RECORD_BYTES_MAX};
+use crate::wire::fmp4::MOOF_BYTES_MAX;
+use crate::wire::http1::{CHUNK_LINE_BYTES_MAX, HEADERS_MAX, RANGES_MAX, TRAILER_BYTES_MAX};
+
+use super::config::Config;
+
+/// Name, value, and what happens beyond it.
+pub type Limit = (&'static str, u64, &'static str);
+
+/// Limits that are not options.
+pub const FIXED: &[Limit] = &[
+    (
+        "headers_max",
+        HEADERS_MAX as u64,
+        "fields of a request head; more: 431",
+    ),
+    (
+        "chunk_line_bytes_max",
+        CHUNK_LINE_BYTES_MAX as u64,
+        "a chunk-size line with extensions; longer: 400",
+    ),
+    (
+        "trailer_bytes_max",
+        TRAILER_BYTES_MAX as u64,
+        "all trailer fields of a body; longer: 400",
+    ),
+    (
+        "ranges_max",
+        RANGES_MAX as u64,
+        "ranges of one request; more: the whole object",
+    ),
+    (
+        "name_bytes_max",
+        NAME_BYTES_MAX as u64,
+        "an object's name; longer: 414",
+    ),
+    (
+        "name_part_bytes_max",
+        NAME_PART_BYTES_MAX as u64,
+        "a name between two slashes; longer: 414",
+    ),
+    (
+        "record_bytes_max",
+        RECORD_BYTES_MAX as u64,
+        "an object's record on disk; stored header fields beyond a third of it: 431",
+    ),
+    (
+        "moof_bytes_max",
+        MOOF_BYTES_MAX as u64,
+        "a moof or moov that is looked into; longer: no marks",
+    ),
+];
+
+/// Limits that are options, with their present values.
+pub fn configured(config: &Config) -> Vec<Limit> {
+    let (store, limits) = (&config.store, &config.limits);
+    vec![
+        (
+            "store.extent_bytes",
+            store.extent_bytes,
+            "one extent file; a longer object gets another",
+        ),
+        (
+            "store.object_bytes_max",
+            store.object_bytes_max,
+            "one object; longer: 413",
+        ),
+        (
+            "store.objects_max",
+            store.objects_max as u64,
+            "objects; more: 507",
+        ),
+        (
+            "store.total_bytes_max",
+            store.total_bytes_max,
+            "all objects; more: the oldest go (0: no limit)",
+        ),
+        (
+            "store.body_cache_bytes_max",
+            store.body_cache_bytes_max,
+            "small objects in memory; more: the oldest go",
+        ),
+        (
+            "store.open_files_max",
+            store.open_files_max as u64,
+            "open files; more: the least used is closed",
+        ),
+        (
+            "store.mappings_max",
+            store.mappings_max as u64,
+            "mapped extents; more: the least used is unmapped",
+        ),
+        (
+            "limits.connections_max",
+            limits.connections_max as u64,
+            "connections; more: a silent one goes, or 503",
+        ),
+        (
+            "limits.request_line_bytes_max",
+            limits.request_line_bytes_max as u64,
+            "request line; longer: 414",
+        ),
+        (
+            "limits.head_bytes_max",
+            limits.head_bytes_max as u64,
+            "request head; longer: 431",
+        ),
+        (
+            "limits.head_timeout_s",
+            limits.head_timeout_s,
+            "seconds for a head; longer: 408",
+        ),
+        (
+            "limits.keep_alive_timeout_s",
+            limits.keep_alive_timeout_s,
+            "seconds between requests; longer: closed",
+        ),
+        (
+            "limits.body_idle_timeout_s",
+            limits.body_idle_timeout_s,
+            "seconds of a silent upload; longer: aborted",
+        ),
+        (
+            "limits.send_stall_timeout_s",
+            limits.send_stall_timeout_s,
+            "seconds of a stuck reader; longer: cut",
+        ),
+        (
+            "limits.lag_bytes_max",
+            limits.lag_bytes_max,
+            "bytes a live reader may lose; more: cut",
+        ),
+        (
+            "limits.wait_max_s",
+            limits.wait_max_s,
+            "seconds of waiting for an absent object; longer: 404",
+        ),
+        (
+            "limits.watched_names_max",
+            limits.watched_names_max as u64,
+            "absent names waited for; more: 503",
+        ),
+        (
+            "limits.read_buffers",
+            u64::from(limits.read_buffers),
+            "buffers of 256 KiB per core; more reads wait",
+        ),
+    ]
+}
+
+/// The table of fixed limits as docs/OPERATIONS.md shows it.
+pub fn document() -> String {
+    let mut out = String::from("\n| limit | value | beyond it |\n|---|---|---|\n");
+    for (name, value, beyond) in FIXED {
+        out += &format!("| `{name}` | {value} | {beyond} |\n");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_document_has_every_fixed_limit() {
+        let text = include_str!("../../docs/OPERATIONS.md");
+        assert!(
+            text.contains(&document()),
+            "put this into docs/OPERATIONS.md:\n{}",
+            document()
+        );
+    }
+}

@@ -1,0 +1,9 @@
+//! What operators touch: configuration, metrics, limits, the log, signals, systemd, the admin pages.
+
+pub mod admin;
+pub mod config;
+pub mod cors;
+pub mod limits;
+pub mod log;
+pub mod metrics;
+pub mod signals;

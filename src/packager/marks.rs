@@ -1,0 +1,111 @@
+//! Finds the boundaries in the media that an upload carries, and notes them as marks of its object.
+//!
+//! Recognised by content: fragmented MP4 and MPEG-TS. Anything else has no marks. The bytes have been
+//! appended already; only box and packet heads are looked at.
+
+use bytes::Bytes;
+
+use crate::store::{MarkKind, Writer};
+use crate::wire::{fmp4, mpegts};
+
+/// A longer preamble is not one.
+const PREAMBLE_BYTES_MAX: u64 = 256 << 10;
+
+pub struct Marker {
+    format: Format,
+}
+
+enum Format {
+    /// Both look on until one gives up or finds itself.
+    Unknown(Box<fmp4::FragmentScanner>, Box<mpegts::TsScanner>),
+    Fmp4(Box<fmp4::FragmentScanner>),
+    MpegTs(Box<mpegts::TsScanner>),
+    Neither,
+}
+
+impl Default for Marker {
+    fn default() -> Self {
+        let (fmp4, ts) = (fmp4::FragmentScanner::new(), mpegts::TsScanner::new());
+        Marker {
+            format: Format::Unknown(Box::new(fmp4), Box::new(ts)),
+        }
+    }
+}
+
+impl Marker {
+    /// Note the boundaries in bytes that were just appended.
+    pub fn note(&mut self, bytes: &[u8], writer: &mut Writer) {
+        let mut seen = Seen::Nothing;
+        match &mut self.format {
+            Format::Neither => {}
+            Format::Fmp4(scanner) => {
+                scanner.push(bytes, &mut |found| note_fmp4(found, writer, &mut seen))
+            }
+            Format::MpegTs(scanner) => {
+                scanner.push(bytes, &mut |found| note_ts(found, writer, &mut seen))
+            }
+            Format::Unknown(fmp4, ts) => {
+                fmp4.push(bytes, &mut |found| note_fmp4(found, writer, &mut seen));
+                if !matches!(seen, Seen::Fmp4) {
+                    ts.push(bytes, &mut |found| note_ts(found, writer, &mut seen));
+                }
+            }
+        }
+        self.settle(seen);
+    }
+
+    fn settle(&mut self, seen: Seen) {
+        self.format = match (std::mem::replace(&mut self.format, Format::Neither), seen) {
+            (Format::Unknown(fmp4, _), Seen::Fmp4) => Format::Fmp4(fmp4),
+            (Format::Unknown(_, ts), Seen::MpegTs) => Format::MpegTs(ts),
+            (Format::Unknown(fmp4, ts), Seen::Nothing) if fmp4.is_stopped() && ts.is_stopped() => {
+                Format::Neither
+            }
+            (unchanged, _) => unchanged,
+        };
+    }
+}
+
+/// Which format a push has shown itself to be.
+enum Seen {
+    Nothing,
+    Fmp4,
+    MpegTs,
+}
+
+fn note_fmp4(found: fmp4::Boundary, writer: &mut Writer, seen: &mut Seen) {
+    use fmp4::BoundaryKind::{Fragment, InitEnd, InitReplaced, Lost, NotFmp4};
+    let preamble_start = match found.kind {
+        NotFmp4 | Lost => return,
+        Fragment { random_access, .. } => {
+            *seen = Seen::Fmp4;
+            writer.mark(found.offset, kind_of(random_access));
+            return;
+        }
+        InitEnd => 0,
+        InitReplaced { start } => start,
+    };
+    *seen = Seen::Fmp4;
+    if found.offset - preamble_start <= PREAMBLE_BYTES_MAX {
+        writer.set_preamble_from(preamble_start, found.offset);
+    }
+}
+
+fn note_ts(found: mpegts::Boundary, writer: &mut Writer, seen: &mut Seen) {
+    use mpegts::BoundaryKind::{NotTs, PesStart, Preamble, RandomAccess};
+    match found.kind {
+        NotTs => return,
+        Preamble(packets) => writer.set_preamble(Bytes::from(packets)),
+        RandomAccess => writer.mark(found.offset, MarkKind::RandomAccess),
+        PesStart { .. } => writer.mark(found.offset, MarkKind::Boundary),
+    }
+    *seen = Seen::MpegTs;
+}
+
+fn kind_of(random_access: bool) -> MarkKind {
+    if random_access {
+        MarkKind::RandomAccess
+    } else {
+        MarkKind::Boundary
+    }
+}

@@ -1,0 +1,3 @@
+//! Live presentations as views of objects. So far: `marks`, which finds the boundaries in media bytes.
+
+pub mod marks;

@@ -1,0 +1,444 @@
+//! ASSEMBLY: the only file that knows every part. A worker per core with its listeners and doors,
+//! a housekeeping thread, the admin pages, and the orderly stop.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::connection::{self, Core, Page, Role, listener};
+use crate::egress::{self, Egress};
+use crate::ingest::{self, Ingest};
+use crate::operations::admin::Admin;
+use crate::operations::config::{Config, Durability, OnAbort};
+use crate::operations::{cors, metrics};
+use crate::runtime::counters::Counters;
+use crate::runtime::deadlines::{Deadlines, Phase};
+use crate::runtime::file_ring::FileRing;
+use crate::runtime::mailbox::Mailbox;
+use crate::runtime::socket::{self, Listener};
+use crate::runtime::worker::{self, Driver};
+use crate::runtime::{affinity, clock, timers};
+use crate::store::{CoreList, Recovered, RetentionRule, Store, StoreOptions};
+use crate::wire::http1::{DateLine, HeadLimits};
+
+/// Descriptors that are neither connections nor object files: rings, listeners, logs, uploads.
+const OTHER_DESCRIPTORS: usize = 1024;
+/// A core's receive buffer, shared by its connections.
+const RECEIVE_BUFFER_BYTES: usize = 256 << 10;
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+const WAIT_DEFAULT_MS: u64 = 1000;
+
+/// What a core is told by other threads.
+enum Message {
+    /// Readers of an object wait on that core.
+    Wake(Arc<CoreList>),
+    Drain,
+}
+
+/// A running origin.
+pub struct Server {
+    pub listen: Vec<SocketAddr>,
+    pub admin: SocketAddr,
+    pub driver: Driver,
+    pub recovered: Recovered,
+    workers: Vec<JoinHandle<()>>,
+    stopper: Stopper,
+}
+
+/// Tells a server to stop, from any thread.
+#[derive(Clone)]
+pub struct Stopper {
+    mailboxes: Vec<Mailbox<Message>>,
+    is_draining: Arc<AtomicBool>,
+}
+
+impl Stopper {
+    /// Accept nothing more, abort or keep open uploads, let readers of sealed objects finish.
+    pub fn stop(&self) {
+        self.is_draining.store(true, Ordering::SeqCst);
+        self.mailboxes
+            .iter()
+            .for_each(|mailbox| mailbox.send(Message::Drain));
+    }
+}
+
+/// Everything a worker is made of; it crosses to the worker's thread.
+struct Parts {
+    index: usize,
+    cpu: usize,
+    driver: Driver,
+    grace: Duration,
+    read_buffers: u16,
+    store: Arc<Store>,
+    counters: Arc<Counters>,
+    mailbox: Mailbox<Message>,
+    listeners: Vec<(TcpListener, Role)>,
+    connection_options: Arc<connection::Options>,
+    egress_options: Arc<egress::Options>,
+    ingest_options: Arc<ingest::Options>,
+}
+
+impl Server {
+    /// Recover the store, bind the addresses and start serving.
+    pub fn start(config: &Config) -> io::Result<Server> {
+        let driver = worker::detect_driver();
+        if driver == Driver::Epoll {
+            tracing::warn!(
+                "io_uring is not to be had here (seccomp, sysctl kernel.io_uring_disabled, or an \
+                old kernel): running on epoll; reads of completed files that are not in memory stop their core"
+            );
+        }
+        let cpus = chosen_cpus(config.cores);
+        let descriptors = raise_descriptor_limit();
+        let mailboxes: Vec<Mailbox<Message>> = cpus.iter().map(|_| Mailbox::default()).collect();
+        let store = Store::open(store_options(config, mailboxes.clone()))?;
+        let started = clock::now();
+        let recovered = store.recover()?;
+        tracing::info!(
+            ?recovered,
+            took_ms = started.elapsed().as_millis() as u64,
+            "data directory read"
+        );
+        let counters: Vec<_> = cpus.iter().map(|_| Arc::new(Counters::default())).collect();
+        let is_draining = Arc::new(AtomicBool::new(false));
+        let metrics =
+            metrics::Page::new(store.clone(), counters.clone(), driver == Driver::IoUring);
+        let admin = Admin {
+            metrics,
+            is_draining: is_draining.clone(),
+        };
+        let (admin_listener, admin_address) = bind_one(config.admin, "admin")?;
+        let mut listeners = Vec::new();
+        let mut listen = Vec::new();
+        for address in &config.listen {
+            let (first, actual) = bind_one(*address, "listen")?;
+            listen.push(actual);
+            listeners.push(first);
+        }
+        let options = options_of(config, cpus.len(), descriptors)?;
+        let mut workers = Vec::new();
+        let pages: Role = Role::Admin(Arc::new(move |path: &str| {
+            admin.page(path).map(|(status, content_type, body)| Page {
+                status,
+                content_type,
+                body,
+            })
+        }));
+        let mut firsts = Some((listeners, (admin_listener, pages)));
+        for (index, cpu) in cpus.iter().enumerate() {
+            let parts = Parts {
+                index,
+                cpu: *cpu,
+                driver,
+                grace: Duration::from_secs(config.shutdown_grace_s),
+                read_buffers: config.limits.read_buffers,
+                store: store.clone(),
+                counters: counters[index].clone(),
+                mailbox: mailboxes[index].clone(),
+                listeners: listeners_of_core(&listen, firsts.take())?,
+                connection_options: options.0.clone(),
+                egress_options: options.1.clone(),
+                ingest_options: options.2.clone(),
+            };
+            workers.push(start_worker(parts)?);
+        }
+        start_housekeeping(store, is_draining.clone())?;
+        let stopper = Stopper {
+            mailboxes,
+            is_draining,
+        };
+        Ok(Server {
+            listen,
+            admin: admin_address,
+            driver,
+            recovered,
+            workers,
+            stopper,
+        })
+    }
+
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// Wait until every core has ended.
+    pub fn join(self) {
+        for worker in self.workers {
+            // With `panic = "abort"` a worker's panic has ended the process already.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// The first core gets the listeners that were bound to learn the ports, and the admin address.
+fn listeners_of_core(
+    listen: &[SocketAddr],
+    firsts: Option<(Vec<TcpListener>, (TcpListener, Role))>,
+) -> io::Result<Vec<(TcpListener, Role)>> {
+    if let Some((first, admin)) = firsts {
+        let objects = first.into_iter().map(|listener| (listener, Role::Objects));
+        return Ok(objects.chain([admin]).collect());
+    }
+    let bind = |address: &SocketAddr| Ok((socket::bind(*address)?, Role::Objects));
+    listen.iter().map(bind).collect()
+}
+
+fn bind_one(address: SocketAddr, option: &str) -> io::Result<(TcpListener, SocketAddr)> {
+    let explain = |error: io::Error| {
+        let text = format!("cannot listen on {address} (option {option}): {error}");
+        io::Error::new(error.kind(), text)
+    };
+    refuse_taken_port(address).map_err(explain)?;
+    let listener = socket::bind(address).map_err(explain)?;
+    let actual = listener.local_addr()?;
+    Ok((listener, actual))
+}
+
+/// Cores share their port (SO_REUSEPORT), so a second server would silently share it too: try once
+/// without sharing.
+fn refuse_taken_port(address: SocketAddr) -> io::Result<()> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    TcpListener::bind(address).map(drop)
+}
+
+fn chosen_cpus(cores: usize) -> Vec<usize> {
+    let allowed = affinity::allowed_cpus();
+    let count = if cores == 0 { allowed.len() } else { cores };
+    // More workers than processors share them.
+    allowed.iter().cycle().take(count).copied().collect()
+}
+
+/// Raise the soft limit of descriptors to the hard one; returns it.
+fn raise_descriptor_limit() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
+    let now = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(now).unwrap_or(usize::MAX)
+}
+
+fn store_options(config: &Config, mailboxes: Vec<Mailbox<Message>>) -> StoreOptions {
+    let retention = config.retention.iter().map(|rule| RetentionRule {
+        prefix: rule.prefix.trim_start_matches('/').to_owned(),
+        age_max_ms: rule.max_age_s.map(|seconds| seconds.saturating_mul(1000)),
+        bytes_max: rule.max_bytes,
+        window_bytes: rule.window_bytes,
+    });
+    let total = config.store.total_bytes_max;
+    let total_bytes_max = match (total, config.ram_only) {
+        (0, false) => None,
+        (0, true) => Some(memory_bytes() / 2),
+        (bytes, _) => Some(bytes),
+    };
+    // In memory every object keeps a mapping for life.
+    let objects_max = if config.ram_only {
+        config.store.objects_max.min(config.store.mappings_max)
+    } else {
+        config.store.objects_max
+    };
+    StoreOptions {
+        data: (!config.ram_only).then(|| config.data.clone()),
+        extent_bytes: config.store.extent_bytes,
+        keep_aborted: config.on_abort == OnAbort::Keep,
+        objects_max,
+        object_bytes_max: config.store.object_bytes_max,
+        open_files_max: config.store.open_files_max,
+        mappings_max: config.store.mappings_max,
+        body_cache_bytes_max: config.store.body_cache_bytes_max,
+        total_bytes_max,
+        watched_names_max: config.limits.watched_names_max,
+        retention: retention.collect(),
+        clock: clock::unix_ms,
+        signal: Box::new(move |core, list| mailboxes[core].send(Message::Wake(list))),
+    }
+}
+
+fn memory_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram as u64 * u64::from(info.mem_unit)
+}
+
+type DoorOptions = (
+    Arc<connection::Options>,
+    Arc<egress::Options>,
+    Arc<ingest::Options>,
+);
+
+/// Hand each part its own options.
+fn options_of(config: &Config, cores: usize, descriptors: usize) -> io::Result<DoorOptions> {
+    let cors = match &config.cors_file {
+        None => config.cors.clone(),
+        Some(path) => cors::read_file(path, &config.cors).map_err(io::Error::other)?,
+    };
+    let limits = &config.limits;
+    let room = descriptors
+        .saturating_sub(config.store.open_files_max + OTHER_DESCRIPTORS)
+        .max(16);
+    if room < limits.connections_max {
+        tracing::warn!(
+            descriptors,
+            connections_max = room,
+            "fewer connections than limits.connections_max: \
+            raise the limit of open files (LimitNOFILE)"
+        );
+    }
+    let common_lines = cors::common_lines(&cors);
+    let connection = connection::Options {
+        head: HeadLimits {
+            request_line_bytes_max: limits.request_line_bytes_max,
+            head_bytes_max: limits.head_bytes_max,
+        },
+        head_timeout_s: limits.head_timeout_s,
+        keep_alive_timeout_s: limits.keep_alive_timeout_s,
+        connections_max: limits.connections_max.min(room).div_ceil(cores),
+        wait_absent: config.wait_absent,
+        wait_default_ms: WAIT_DEFAULT_MS,
+        wait_max_ms: limits.wait_max_s.saturating_mul(1000),
+        query_in_name: config.compat.query_in_name,
+        cache_not_found: config.cache_control.not_found.clone(),
+        cache_error: config.cache_control.error.clone(),
+        common_lines: common_lines.clone(),
+        preflight_lines: cors::preflight_lines(&cors),
+        listed_origins: cors::listed_origins(&cors),
+    };
+    let egress = egress::Options {
+        common_lines,
+        cache_manifest: config.cache_control.manifest.clone(),
+        cache_segment: config.cache_control.segment.clone(),
+        cache_other: config.cache_control.other.clone(),
+        small_object_bytes_max: config.store.small_object_bytes_max,
+        lag_bytes_max: limits.lag_bytes_max,
+        send_stall_timeout_s: limits.send_stall_timeout_s,
+    };
+    let ingest = ingest::Options {
+        stored_headers: config.headers.stored.clone(),
+        delete_expired: config.delete_expired,
+        is_durable: config.durability == Durability::Sync,
+        body_idle_timeout_s: limits.body_idle_timeout_s,
+    };
+    Ok((Arc::new(connection), Arc::new(egress), Arc::new(ingest)))
+}
+
+fn start_worker(parts: Parts) -> io::Result<JoinHandle<()>> {
+    let name = format!("core-{}", parts.index);
+    std::thread::Builder::new().name(name).spawn(move || {
+        let (driver, cpu, index) = (parts.driver, parts.cpu, parts.index);
+        let outcome = worker::run(driver, Some(cpu), move || run_core(parts));
+        if let Err(error) = outcome.and_then(|ended| ended) {
+            tracing::error!(core = index, %error, "a core cannot run");
+            std::process::exit(1);
+        }
+    })
+}
+
+/// The life of a core.
+async fn run_core(parts: Parts) -> io::Result<()> {
+    let ring = FileRing::new(parts.driver, parts.read_buffers)?;
+    let deadlines = Rc::new(Deadlines::default());
+    let core = Rc::new(Core {
+        options: parts.connection_options,
+        egress: Egress {
+            core: parts.index,
+            store: parts.store.clone(),
+            ring: ring.clone(),
+            counters: parts.counters.clone(),
+            options: parts.egress_options,
+            date: RefCell::new(DateLine::default()),
+        },
+        ingest: Ingest {
+            core: parts.index,
+            store: parts.store,
+            ring,
+            counters: parts.counters.clone(),
+            options: parts.ingest_options,
+            receive_buffer: Rc::new(RefCell::new(vec![0; RECEIVE_BUFFER_BYTES])),
+        },
+        deadlines: deadlines.clone(),
+        counters: parts.counters,
+        output: RefCell::default(),
+        is_draining: Cell::new(false),
+    });
+    let mut listeners = Vec::new();
+    for (bound, role) in parts.listeners {
+        let listener = Rc::new(Listener::new(bound)?);
+        listeners.push((listener.clone(), role.clone()));
+        worker::spawn(listener::accept_forever(core.clone(), listener, role));
+    }
+    worker::spawn(async move { deadlines.sweep_forever().await });
+    handle_messages(&parts.mailbox, true).await;
+    core.is_draining.set(true);
+    let mailbox = parts.mailbox;
+    worker::spawn(async move { handle_messages(&mailbox, false).await });
+    drain(&core, &listeners, parts.grace).await;
+    Ok(())
+}
+
+/// Wake readers as other cores ask for it; with `until_drain`, return when told to drain.
+async fn handle_messages(mailbox: &Mailbox<Message>, until_drain: bool) {
+    loop {
+        let mut is_told = false;
+        for message in mailbox.receive().await {
+            match message {
+                Message::Wake(list) => list.fire(),
+                Message::Drain => is_told = true,
+            }
+        }
+        if is_told && until_drain {
+            return;
+        }
+    }
+}
+
+/// End what cannot be finished, wait for what can.
+async fn drain(core: &Rc<Core>, listeners: &[(Rc<Listener>, Role)], grace: Duration) {
+    let deadline = clock::now() + grace;
+    // Uploads end as configured when their sockets do; their readers are cut by that.
+    core.deadlines
+        .shut_all(|phase| !matches!(phase, Phase::Sending | Phase::Following));
+    for (listener, role) in listeners {
+        listener::stop(core, listener, role);
+    }
+    while !core.deadlines.is_empty() && clock::now() < deadline {
+        timers::sleep(DRAIN_LOOK_INTERVAL).await;
+    }
+    let left = core.deadlines.len();
+    if left > 0 {
+        tracing::warn!(
+            connections = left,
+            "shutdown_grace_s is over: cutting the connections that are left"
+        );
+    }
+}
+
+/// Retention runs beside the cores: deleting files may take its time.
+fn start_housekeeping(store: Arc<Store>, is_draining: Arc<AtomicBool>) -> io::Result<()> {
+    std::thread::Builder::new()
+        .name("housekeeping".to_owned())
+        .spawn(move || {
+            while !is_draining.load(Ordering::Relaxed) {
+                std::thread::sleep(SWEEP_INTERVAL);
+                loop {
+                    let swept = store.sweep();
+                    if swept.objects == 0 {
+                        break;
+                    }
+                    tracing::debug!(?swept, "retention removed objects");
+                }
+            }
+        })?;
+    Ok(())
+}
