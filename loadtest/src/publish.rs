@@ -1,0 +1,221 @@
+//! The publishing side of a live object: one chunked PUT, one HTTP chunk per append, and the
+//! pace it is kept at. Does not know who reads, except for how many deliveries to wait for.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use indicatif::ProgressBar;
+use tokio::time::timeout;
+use tokio_uring::net::TcpStream;
+
+use crate::cpu::{ClientClock, Server};
+use crate::follow::Tally;
+use crate::http::{Event, Response};
+use crate::pattern::{HEADER_BYTES, PREAMBLE_BYTES, Plan};
+use crate::sys;
+use crate::target::Target;
+
+const ANSWER_SECONDS_MAX: u64 = 10;
+/// How far a publisher may fall behind its pace before the run is given up.
+const OVERRUN_SECONDS_MAX: u64 = 10;
+
+/// One object being published.
+pub(crate) struct Publisher {
+    stream: TcpStream,
+    plan: Arc<Plan>,
+    /// A chunk with its framing; only the body changes between appends.
+    chunk: Vec<u8>,
+    body_at: usize,
+    sequence: u32,
+}
+
+impl Publisher {
+    /// Opens the object with the preamble.
+    pub(crate) async fn create(target: &Target, plan: &Arc<Plan>) -> Result<Publisher> {
+        let stream = target.connect().await?;
+        let mut preamble = vec![0; PREAMBLE_BYTES];
+        plan.fill(0, &mut preamble);
+        plan.stamp(0, sys::monotonic_ns(), &mut preamble);
+        let mut first = target.put_request();
+        first.extend(chunk(&preamble).0);
+        let (result, _) = stream.write_all(first).await;
+        result.context("the PUT request could not be sent")?;
+        let (chunk, body_at) = chunk(&vec![0; plan.append_bytes()]);
+        Ok(Publisher {
+            stream,
+            plan: plan.clone(),
+            chunk,
+            body_at,
+            sequence: 1,
+        })
+    }
+
+    /// Sends the next append and returns the moment it was stamped with.
+    async fn append(&mut self) -> Result<u64> {
+        let end = self.body_at + self.plan.append_bytes();
+        let body = &mut self.chunk[self.body_at..end];
+        self.plan.fill(self.sequence, body);
+        let now = sys::monotonic_ns();
+        self.plan
+            .stamp(self.sequence, now, &mut body[..HEADER_BYTES]);
+        self.sequence += 1;
+        let (result, chunk) = self.stream.write_all(std::mem::take(&mut self.chunk)).await;
+        self.chunk = chunk;
+        if let Err(error) = result {
+            // A server that refuses says why before it closes.
+            return Err(match read_answer(&self.stream).await {
+                Ok(status) => anyhow!("the server answered {status} in the middle of the PUT"),
+                Err(_) => anyhow!("the PUT was cut at append {}: {error}", self.sequence - 1),
+            });
+        }
+        Ok(now)
+    }
+
+    /// Ends the object properly and waits for the server's word on it.
+    pub(crate) async fn finish(self) -> Result<u16> {
+        let (result, _) = self.stream.write_all(b"0\r\n\r\n".to_vec()).await;
+        result.context("the end of the PUT could not be sent")?;
+        let status = read_answer(&self.stream).await?;
+        if !(200..300).contains(&status) {
+            bail!("the server answered {status} to the PUT");
+        }
+        Ok(status)
+    }
+}
+
+/// Reads the status of an answer without a body of interest.
+async fn read_answer(stream: &TcpStream) -> Result<u16> {
+    let mut response = Response::new();
+    let mut buffer = vec![0; 4096];
+    let read = async {
+        loop {
+            let (result, back) = stream.read(buffer).await;
+            buffer = back;
+            let length = result?;
+            if length == 0 {
+                bail!("the server closed the connection without an answer to the PUT");
+            }
+            let mut input = &buffer[..length];
+            if let Event::Head(head) = response.next(&mut input)? {
+                return Ok(head.status);
+            }
+        }
+    };
+    let limit = Duration::from_secs(ANSWER_SECONDS_MAX);
+    timeout(limit, read).await.unwrap_or_else(|_| {
+        Err(anyhow!(
+            "no answer to the PUT within {ANSWER_SECONDS_MAX} s"
+        ))
+    })
+}
+
+/// Data as an HTTP chunk, and where in it the data begins.
+pub(crate) fn chunk(data: &[u8]) -> (Vec<u8>, usize) {
+    let mut chunk = format!("{:x}\r\n", data.len()).into_bytes();
+    let data_at = chunk.len();
+    chunk.extend_from_slice(data);
+    chunk.extend_from_slice(b"\r\n");
+    (chunk, data_at)
+}
+
+/// Waits for the ticks of a steady pace without drifting.
+struct Pacer {
+    timer: tokio_uring::fs::File,
+    buffer: Vec<u8>,
+}
+
+impl Pacer {
+    fn new(start_ns: u64, period_ns: u64) -> Result<Pacer> {
+        let timer: OwnedFd = sys::periodic_timer(start_ns, period_ns).context("no timer")?;
+        let timer = tokio_uring::fs::File::from_std(std::fs::File::from(timer));
+        Ok(Pacer {
+            timer,
+            buffer: Vec::with_capacity(8),
+        })
+    }
+
+    /// How many ticks have come since the last call; waits for the first.
+    async fn ticks(&mut self) -> Result<u64> {
+        let (result, buffer) = self
+            .timer
+            .read_at(std::mem::take(&mut self.buffer), 0)
+            .await;
+        self.buffer = buffer;
+        result.context("the timer cannot be read")?;
+        let (words, _) = self.buffer.as_chunks::<8>();
+        let ticks = words
+            .first()
+            .ok_or_else(|| anyhow!("the timer gave too few bytes"))?;
+        Ok(u64::from_ne_bytes(*ticks))
+    }
+}
+
+/// What the paced phase of a run showed, the joins before and the end after it left out.
+pub(crate) struct Paced {
+    pub(crate) server_ns: Option<u64>,
+    pub(crate) client_busy: f64,
+    /// How late the latest append was against its pace.
+    pub(crate) late_max_ns: u64,
+}
+
+/// Publishes every append of the plan at its pace, and waits until `readers` have each got all
+/// of them or it is clear that they will not.
+pub(crate) async fn publish_paced(
+    publisher: &mut Publisher,
+    period_ns: u64,
+    readers: u64,
+    tally: &Rc<Tally>,
+    server: &Server,
+    progress: &ProgressBar,
+) -> Result<Paced> {
+    let appends = u64::from(publisher.plan.appends());
+    let server_before = server.cpu()?;
+    let clock = ClientClock::start();
+    // Far enough ahead for the first append to be on time.
+    let start_ns = sys::monotonic_ns() + 2_000_000;
+    let pacing = pace(publisher, start_ns, period_ns, progress);
+    let run = Duration::from_nanos(period_ns * appends);
+    let limit = run + Duration::from_secs(OVERRUN_SECONDS_MAX);
+    let late_max_ns = timeout(limit, pacing).await.map_err(|_| {
+        anyhow!("the server took the appends more than {OVERRUN_SECONDS_MAX} s late")
+    })??;
+    // The last period belongs to the measurement, and so does the way of the last append.
+    tally
+        .settle(start_ns + period_ns * appends, readers * appends)
+        .await;
+    let (_, client_busy) = clock.stop();
+    let server_after = server.cpu()?;
+    let server_ns = server_after
+        .zip(server_before)
+        .map(|(after, before)| after.since(&before));
+    Ok(Paced {
+        server_ns,
+        client_busy,
+        late_max_ns,
+    })
+}
+
+async fn pace(
+    publisher: &mut Publisher,
+    start_ns: u64,
+    period_ns: u64,
+    progress: &ProgressBar,
+) -> Result<u64> {
+    let appends = u64::from(publisher.plan.appends());
+    let mut pacer = Pacer::new(start_ns, period_ns)?;
+    let (mut due, mut sent, mut late_max_ns) = (0, 0, 0);
+    while sent < appends {
+        due = u64::min(due + pacer.ticks().await?, appends);
+        while sent < due {
+            let sent_ns = publisher.append().await?;
+            let late_ns = sent_ns.saturating_sub(start_ns + sent * period_ns);
+            late_max_ns = u64::max(late_max_ns, late_ns);
+            sent += 1;
+            progress.set_position(sent);
+        }
+    }
+    Ok(late_max_ns)
+}

@@ -1,0 +1,120 @@
+//! `live`: one publisher, many followers of the same object, every byte verified and the way of
+//! every append timed. Broken readers are `slow`'s subject, silent ones `idle`'s.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::{Context, Load, parse_count};
+use crate::follow::{self, Audience, Outcome, Tally};
+use crate::publish::{self, Publisher};
+use crate::report::{self, ClientShare, LatencyMs, Report};
+use crate::target::Target;
+
+const END_SECONDS_MAX: u64 = 5;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The object to PUT and GET
+    url: String,
+    /// Readers that follow the object
+    #[arg(long, default_value_t = 100, value_parser = parse_count)]
+    readers: usize,
+    #[command(flatten)]
+    load: Load,
+    /// Let the readers join evenly over so many milliseconds instead of as fast as they can
+    #[arg(long, value_name = "MS", num_args = 0..=1, default_value_t = 0, default_missing_value = "1000",
+        value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    start_spread: u64,
+}
+
+#[derive(Serialize)]
+pub(crate) struct LiveReport {
+    readers: usize,
+    rate: f64,
+    size: usize,
+    appends: u32,
+    deliveries: u64,
+    bytes: u64,
+    #[serde(flatten)]
+    outcome: Outcome,
+    latency_ms: LatencyMs,
+    server_cpu_ns: Option<u64>,
+    server_cpu_us_per_delivery: Option<f64>,
+    #[serde(flatten)]
+    client: ClientShare,
+    publisher_late_max_ms: f64,
+    publisher_status: u16,
+}
+
+pub(crate) async fn run(args: &Args, context: &Context) -> Result<LiveReport> {
+    let target = Target::parse(&args.url)?;
+    // Besides the readers, the publisher and the scout.
+    context.check_sockets(args.readers + 2)?;
+    let plan = args.load.plan();
+    let tally = Tally::new();
+    let mut publisher = Publisher::create(&target, &plan).await?;
+    follow::wait_until_visible(&target, &plan).await?;
+    let spread = Duration::from_millis(args.start_spread);
+    let followers = follow::join_all(&target, &plan, args.readers, spread, &tally).await?;
+
+    let progress = context.progress(u64::from(plan.appends()), "appends");
+    let readers = followers.len() as u64;
+    let audience = Audience::start(followers, &tally);
+    let period_ns = args.load.period_ns();
+    let paced = publish::publish_paced(
+        &mut publisher,
+        period_ns,
+        readers,
+        &tally,
+        &context.server,
+        &progress,
+    )
+    .await?;
+    // Taken before the end of the object, which is not part of the measurement.
+    let deliveries = tally.deliveries.get();
+    let publisher_status = publisher.finish().await?;
+    let outcome = audience.finish(Duration::from_secs(END_SECONDS_MAX)).await;
+    progress.finish_and_clear();
+
+    Ok(LiveReport {
+        readers: args.readers,
+        rate: args.load.rate,
+        size: args.load.size,
+        appends: plan.appends(),
+        deliveries,
+        bytes: tally.bytes.get(),
+        outcome,
+        latency_ms: LatencyMs::of(&tally.latency.borrow()),
+        server_cpu_ns: paced.server_ns,
+        server_cpu_us_per_delivery: report::us_per(paced.server_ns, deliveries as f64),
+        client: ClientShare::new(paced.client_busy),
+        publisher_late_max_ms: paced.late_max_ns as f64 / 1e6,
+        publisher_status,
+    })
+}
+
+impl Report for LiveReport {
+    const MODE: &'static str = "live";
+
+    fn line(&self) -> String {
+        format!(
+            "{} readers × {} appends of {} B at {}/s: {} deliveries, {}, {}; {}; {}; {}",
+            self.readers,
+            self.appends,
+            self.size,
+            self.rate,
+            self.deliveries,
+            report::bytes_text(self.bytes),
+            self.outcome.text(),
+            self.latency_ms.text(),
+            report::server_text(self.server_cpu_us_per_delivery, "delivery"),
+            self.client.text(),
+        )
+    }
+
+    fn failed(&self) -> bool {
+        self.outcome.failed()
+    }
+}
