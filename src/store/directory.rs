@@ -101,9 +101,7 @@ struct Entry {
 
 impl Entry {
     fn open_object(&self) -> Option<&Arc<Object>> {
-        self.pending
-            .as_ref()
-            .or(self.visible.as_ref().filter(|object| object.is_open()))
+        self.pending.as_ref().or(self.visible.as_ref().filter(|object| object.is_open()))
     }
 
     fn is_empty(&self) -> bool {
@@ -234,20 +232,11 @@ impl Store {
             return Err(BeginError::TooManyObjects);
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let object = Arc::new(Object::open(
-            new.name,
-            id,
-            new.info,
-            self.options.extent_bytes,
-        ));
+        let object = Arc::new(Object::open(new.name, id, new.info, self.options.extent_bytes));
         let shard = self.shard(new.name);
         let order = shard.commit.lock();
         if new.rule == WriteRule::Refuse
-            && shard
-                .entries
-                .read()
-                .get(new.name)
-                .is_some_and(|e| e.open_object().is_some())
+            && shard.entries.read().get(new.name).is_some_and(|e| e.open_object().is_some())
         {
             return Err(BeginError::WriterActive);
         }
@@ -266,13 +255,7 @@ impl Store {
         drop(order);
         self.tell_watchers(new.name, new.core);
         let window_bytes = self.retention.lock().window_bytes(new.name);
-        Ok(Writer::new(
-            self.clone(),
-            object,
-            new.core,
-            first,
-            window_bytes,
-        ))
+        Ok(Writer::new(self.clone(), object, new.core, first, window_bytes))
     }
 
     /// Put a new open object into the table; the one that was open before is taken over.
@@ -293,10 +276,10 @@ impl Store {
         self.open_objects.fetch_add(1, Ordering::Relaxed);
         match visibility {
             Visibility::WhenSealed => {
-                entry.visible = entry
-                    .visible
-                    .take()
-                    .filter(|visible| !visible.is_open_or_lost());
+                // An open version was just taken over; what it hid is the present one again.
+                if entry.visible.as_ref().is_some_and(|visible| visible.is_open_or_lost()) {
+                    entry.visible = entry.hidden.take();
+                }
                 entry.pending = Some(object.clone());
             }
             Visibility::AtOnce => {
@@ -325,17 +308,14 @@ impl Store {
             None => (Place::Memory, memory_file()?),
             Some(layout) => {
                 let path = layout.extent(object.id, index);
-                let file = File::options()
-                    .read(true)
-                    .write(true)
-                    .create_new(true)
-                    .open(&path)?;
+                let file = File::options().read(true).write(true).create_new(true).open(&path)?;
                 (Place::Path(path), file)
             }
         };
         let file = Arc::new(file);
-        let extent = Extent::new(start, object.extent_bytes, place, Some(file.clone()));
-        object.extents.write().list.push_back(Arc::new(extent));
+        let extent = Arc::new(Extent::new(start, object.extent_bytes, place, Some(file.clone())));
+        self.handle_sets.admit_file(&extent);
+        object.extents.write().list.push_back(extent);
         Ok(file)
     }
 
@@ -366,7 +346,8 @@ impl Store {
         Ok(())
     }
 
-    pub(super) fn account_trim(&self, bytes: u64) {
+    /// Bytes were trimmed away, or counted and then not written.
+    pub(super) fn account_gone(&self, bytes: u64) {
         self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
@@ -386,10 +367,7 @@ impl Store {
             let entry =
                 entry.filter(|entry| entry.open_object().is_some_and(|o| Arc::ptr_eq(o, object)));
             let entry = entry.ok_or(WriteError::TakenOver)?;
-            entry
-                .hidden
-                .clone()
-                .or(entry.visible.clone().filter(|v| v.seal().is_some()))
+            entry.hidden.clone().or(entry.visible.clone().filter(|v| v.seal().is_some()))
         };
         if let Some(previous) = &previous {
             self.pin_for_readers(previous);
@@ -406,7 +384,9 @@ impl Store {
         }
         object.wake_list.wake(core, &*self.options.signal);
         self.open_objects.fetch_sub(1, Ordering::Relaxed);
-        self.retention.lock().add(object);
+        if !trimmed {
+            self.retention.lock().add(object);
+        }
         let replaced = previous.is_some();
         if let Some(previous) = previous.take() {
             self.retire(&previous);
@@ -421,7 +401,7 @@ impl Store {
     }
 
     /// Move extent 0 to the object's name. Returns the folders that changed.
-    fn place_sealed(&self, object: &Arc<Object>) -> Result<Vec<PathBuf>, StorageError> {
+    fn place_sealed(&self, object: &Arc<Object>) -> Result<Vec<PathBuf>, WriteError> {
         let extents: Vec<_> = object.extents.read().list.iter().cloned().collect();
         let Some(layout) = &self.layout else {
             for extent in &extents {
@@ -433,71 +413,78 @@ impl Store {
             return Ok(Vec::new());
         };
         let (from, to) = (layout.extent(object.id, 0), layout.object(&object.name));
-        if let Err(error) = std::fs::rename(&from, &to) {
+        let renamed = std::fs::rename(&from, &to).or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
-                return Err(error.into());
+                return Err(error);
             }
             // The folder went away with the last object in it: make it again.
             std::fs::create_dir_all(to.parent().unwrap_or(layout.root()))?;
-            std::fs::rename(&from, &to)?;
-        }
+            std::fs::rename(&from, &to)
+        });
+        renamed.map_err(|error| match error.kind() {
+            io::ErrorKind::IsADirectory
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::DirectoryNotEmpty => WriteError::NameTaken,
+            _ => StorageError::from(error).into(),
+        })?;
         first.moved_to(to.clone());
         let up_to_root = |path: &&Path| path.starts_with(layout.root());
-        let mut folders: Vec<_> = to
-            .ancestors()
-            .skip(1)
-            .take_while(up_to_root)
-            .map(Path::to_owned)
-            .collect();
+        let mut folders: Vec<_> =
+            to.ancestors().skip(1).take_while(up_to_root).map(Path::to_owned).collect();
         if extents.len() > 1 {
             folders.push(layout.extents_folder());
         }
         Ok(folders)
     }
 
-    /// The writer went away without sealing: abort the object, or keep it as far as it came.
+    /// The writer went away without sealing: abort the object. Its readers are cut; afterwards it is
+    /// gone, or with `keep_aborted` what had arrived is a sealed object (a manifest never).
     pub(super) fn end_without_seal(&self, writer: &mut Writer) {
         let object = writer.object().clone();
-        if self.options.keep_aborted && object.tail() > 0 && writer.keep_torn().is_ok() {
-            return;
-        }
         object.abort(Life::Aborted, writer.from_core(), &*self.options.signal);
         let shard = self.shard(&object.name);
         let order = shard.commit.lock();
-        let mut hidden = None;
-        {
-            let mut entries = shard.entries.write();
-            if let Some(entry) = entries.get_mut(&object.name) {
-                if entry
-                    .visible
-                    .as_ref()
-                    .is_some_and(|v| Arc::ptr_eq(v, &object))
-                {
-                    entry.visible = None;
-                    hidden = entry.hidden.take();
-                }
-                if entry
-                    .pending
-                    .as_ref()
-                    .is_some_and(|p| Arc::ptr_eq(p, &object))
-                {
-                    entry.pending = None;
-                }
-                if entry.is_empty() {
-                    entries.remove(&object.name);
-                }
+        let (was_visible, hidden) = leave_table(shard, &object);
+        let kept = if was_visible { self.keep_torn(&object, writer.digest_of_all()) } else { None };
+        match (&kept, hidden) {
+            // The rename has taken the hidden version's place.
+            (Some(_), Some(hidden)) => self.retire(&hidden),
+            (None, Some(hidden)) => {
+                self.unlink(&hidden);
+                self.retire(&hidden);
             }
+            (_, None) => {}
         }
-        if let Some(hidden) = hidden {
-            self.unlink(&hidden);
-            self.retire(&hidden);
+        if kept.is_none() {
+            self.doom_extents(&object);
         }
-        drop(order);
-        self.doom_extents(&object);
         self.objects.fetch_sub(1, Ordering::Relaxed);
         self.open_objects.fetch_sub(1, Ordering::Relaxed);
-        self.used_bytes
-            .fetch_sub(object.kept_bytes(), Ordering::Relaxed);
+        self.used_bytes.fetch_sub(object.kept_bytes(), Ordering::Relaxed);
+        if let Some(kept) = kept {
+            self.insert_sealed(kept);
+        }
+        drop(order);
+    }
+
+    /// Make what arrived of an aborted object a sealed one, if that is wanted and can be done.
+    fn keep_torn(&self, object: &Arc<Object>, digest: Option<u64>) -> Option<Object> {
+        let layout = self.layout.as_ref().filter(|_| self.options.keep_aborted)?;
+        if object.life() != Life::Aborted || object.head() > 0 || object.tail() == 0 {
+            return None;
+        }
+        // A refused append may have left bytes behind the tail.
+        for extent in &object.extents.read().list {
+            let length = object.tail().saturating_sub(extent.start).min(extent.capacity);
+            let path = layout.extent(object.id, extent.start / object.extent_bytes);
+            File::options().write(true).open(path).and_then(|file| file.set_len(length)).ok()?;
+        }
+        let first = layout.extent(object.id, 0);
+        if let Some(previous) = object.extents.read().list.front() {
+            previous.pin(&self.handle_sets);
+        }
+        super::recovery::keep_open_file(layout, &first, digest, (self.options.clock)())
     }
 
     /// Remove what readers of `name` see. An upload in progress of a visible object is cut; a
@@ -532,9 +519,7 @@ impl Store {
             let mut entries = shard.entries.write();
             let entry = entries.get_mut(&object.name).ok_or(RemoveError::Absent)?;
             let is_visible = |found: &Option<Arc<Object>>| {
-                found
-                    .as_ref()
-                    .is_some_and(|found| Arc::ptr_eq(found, object))
+                found.as_ref().is_some_and(|found| Arc::ptr_eq(found, object))
             };
             if is_visible(&entry.visible) {
                 entry.visible = None;
@@ -555,7 +540,7 @@ impl Store {
 
     /// Before the name leads elsewhere: readers that hold the object must still reach its bytes.
     fn pin_for_readers(&self, object: &Arc<Object>) {
-        if let Some(first) = object.extents.read().list.front() {
+        if let Some(first) = object.extents.read().list.front().filter(|first| first.start == 0) {
             first.pin(&self.handle_sets);
         }
     }
@@ -565,21 +550,15 @@ impl Store {
         self.retention.lock().remove(object);
         self.bodies.forget(object);
         // Extent 0 has lost its name by rename or unlink; the others go with their last reader.
-        for extent in object.extents.read().list.iter().skip(1) {
+        for extent in object.extents.read().list.iter().filter(|extent| extent.start > 0) {
             extent.doom();
         }
         self.objects.fetch_sub(1, Ordering::Relaxed);
-        self.used_bytes
-            .fetch_sub(object.kept_bytes(), Ordering::Relaxed);
+        self.used_bytes.fetch_sub(object.kept_bytes(), Ordering::Relaxed);
     }
 
     fn doom_extents(&self, object: &Arc<Object>) {
-        object
-            .extents
-            .read()
-            .list
-            .iter()
-            .for_each(|extent| extent.doom());
+        object.extents.read().list.iter().for_each(|extent| extent.doom());
     }
 
     /// Delete the file that has the object's name, and folders that became empty.
@@ -591,11 +570,7 @@ impl Store {
         {
             tracing::error!(object = %object.name, %error, "cannot delete the file of a removed object");
         }
-        for folder in path
-            .ancestors()
-            .skip(1)
-            .take_while(|folder| *folder != layout.root())
-        {
+        for folder in path.ancestors().skip(1).take_while(|folder| *folder != layout.root()) {
             if std::fs::remove_dir(folder).is_err() {
                 break;
             }
@@ -605,10 +580,10 @@ impl Store {
     /// Remove what retention says is due. Bounded work per call; call again while it removes.
     pub fn sweep(&self) -> Swept {
         let mut swept = Swept::default();
-        let due = self.retention.lock().due(
-            (self.options.clock)(),
-            self.used_bytes.load(Ordering::Relaxed),
-        );
+        let due = self
+            .retention
+            .lock()
+            .due((self.options.clock)(), self.used_bytes.load(Ordering::Relaxed));
         for object in due {
             if self.remove_object(&object).is_ok() {
                 swept.objects += 1;
@@ -618,15 +593,14 @@ impl Store {
         swept
     }
 
-    /// The body of a small sealed object, if it is hot.
-    pub fn hot_body(&self, object: &Object) -> Option<Bytes> {
-        object.body.read().clone()
-    }
-
     /// Keep the body of a small sealed object that was just read.
     pub fn keep_body(&self, object: &Arc<Object>, body: Bytes) {
         debug_assert_eq!(body.len() as u64, object.tail());
         self.bodies.keep(object, body);
+        // It may have left the table while its body was read: then nobody else would forget it.
+        if !self.lookup(&object.name).is_some_and(|present| Arc::ptr_eq(&present, object)) {
+            self.bodies.forget(object);
+        }
     }
 
     /// Watch for a name that is absent. `None` when too many names are watched already.
@@ -656,6 +630,27 @@ impl Store {
             list.wake(core, &*self.options.signal);
         }
     }
+}
+
+/// Take an aborted object out of the table. Returns whether readers saw it, and what it hid.
+fn leave_table(shard: &Shard, object: &Arc<Object>) -> (bool, Option<Arc<Object>>) {
+    let mut entries = shard.entries.write();
+    let Some(entry) = entries.get_mut(&object.name) else { return (false, None) };
+    let is_it =
+        |found: &Option<Arc<Object>>| found.as_ref().is_some_and(|f| Arc::ptr_eq(f, object));
+    let was_visible = is_it(&entry.visible);
+    let mut hidden = None;
+    if was_visible {
+        entry.visible = None;
+        hidden = entry.hidden.take();
+    }
+    if is_it(&entry.pending) {
+        entry.pending = None;
+    }
+    if entry.is_empty() {
+        entries.remove(&object.name);
+    }
+    (was_visible, hidden)
 }
 
 impl Object {
@@ -695,28 +690,27 @@ impl Drop for Watch {
         if Arc::strong_count(&self.list) <= 2 {
             watched.remove(&self.name);
         }
-        self.store
-            .watched_count
-            .store(watched.len(), Ordering::SeqCst);
+        self.store.watched_count.store(watched.len(), Ordering::SeqCst);
     }
 }
 
 /// Make the store's own folders and lock them against a second server.
 fn prepare_folders(layout: &Layout) -> io::Result<File> {
-    for folder in [
-        layout.open_folder(),
-        layout.extents_folder(),
-        layout.damaged_folder(),
-    ] {
+    for folder in [layout.open_folder(), layout.extents_folder(), layout.damaged_folder()] {
         std::fs::create_dir_all(&folder)?;
     }
     let lock = File::create(layout.lock_file())?;
     lock.try_lock().map_err(|_| {
+        let text = format!("another server holds the data directory {}", layout.root().display());
+        io::Error::new(io::ErrorKind::AddrInUse, text)
+    })?;
+    format::probe_attributes(&lock).map_err(|error| {
         let text = format!(
-            "another server holds the data directory {}",
+            "the file system of {} has no user extended attributes ({error}): use ext4, xfs, btrfs, or \
+             tmpfs since Linux 6.6",
             layout.root().display()
         );
-        io::Error::new(io::ErrorKind::AddrInUse, text)
+        io::Error::new(error.kind(), text)
     })?;
     Ok(lock)
 }
@@ -739,10 +733,7 @@ fn claim_path(layout: &Layout, name: &str) -> Result<(), BeginError> {
 }
 
 fn memory_file() -> io::Result<File> {
-    Ok(File::from(rustix::fs::memfd_create(
-        "headwater",
-        rustix::fs::MemfdFlags::CLOEXEC,
-    )?))
+    Ok(File::from(rustix::fs::memfd_create("headwater", rustix::fs::MemfdFlags::CLOEXEC)?))
 }
 
 /// Bodies of small sealed objects, bounded in bytes; the one kept longest goes first.
@@ -754,11 +745,7 @@ struct BodyCache {
 
 impl BodyCache {
     fn new(bytes_max: u64) -> BodyCache {
-        BodyCache {
-            bytes_max,
-            bytes: AtomicU64::new(0),
-            queue: Mutex::default(),
-        }
+        BodyCache { bytes_max, bytes: AtomicU64::new(0), queue: Mutex::default() }
     }
 
     fn keep(&self, object: &Arc<Object>, body: Bytes) {
@@ -783,11 +770,7 @@ impl BodyCache {
     }
 
     fn forget(&self, object: &Object) {
-        let len = object
-            .body
-            .write()
-            .take()
-            .map_or(0, |body| body.len() as u64);
+        let len = object.body.write().take().map_or(0, |body| body.len() as u64);
         self.bytes.fetch_sub(len, Ordering::Relaxed);
     }
 }

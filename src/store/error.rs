@@ -65,6 +65,9 @@ pub enum WriteError {
     /// The object was deleted while it was written.
     #[error("the object was deleted while it was written")]
     Removed,
+    /// While the object was written, its name became a folder, or a part of its path an object.
+    #[error("the name was taken while the object was written")]
+    NameTaken,
     /// The object would outgrow `object_bytes_max`.
     #[error("the object is larger than allowed")]
     TooLarge,

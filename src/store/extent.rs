@@ -54,12 +54,7 @@ struct State {
 impl Extent {
     pub(super) fn new(start: u64, capacity: u64, place: Place, file: Option<Arc<File>>) -> Extent {
         let pinned = matches!(place, Place::Memory);
-        let state = Mutex::new(State {
-            place,
-            file,
-            mapping: None,
-            pinned,
-        });
+        let state = Mutex::new(State { place, file, mapping: None, pinned });
         Extent {
             start,
             capacity,
@@ -177,6 +172,11 @@ pub(super) struct HandleSets {
 }
 
 impl HandleSets {
+    /// Enter an extent that was made with its file open.
+    pub(super) fn admit_file(&self, extent: &Arc<Extent>) {
+        self.files.admit(extent);
+    }
+
     pub(super) fn new(files_max: usize, mappings_max: usize) -> HandleSets {
         HandleSets {
             files: HandleSet::new(HandleKind::File, files_max),
@@ -205,11 +205,7 @@ struct HandleSet {
 impl HandleSet {
     fn new(kind: HandleKind, max: usize) -> HandleSet {
         assert!(max > 0);
-        HandleSet {
-            kind,
-            max,
-            queue: Mutex::new(VecDeque::new()),
-        }
+        HandleSet { kind, max, queue: Mutex::new(VecDeque::new()) }
     }
 
     /// Enter an extent whose handle was just opened; close others while there are too many.
@@ -255,10 +251,7 @@ mod tests {
                 extent.file(&sets, 1).unwrap();
             }
         }
-        let open = extents
-            .iter()
-            .filter(|e| e.state.lock().file.is_some())
-            .count();
+        let open = extents.iter().filter(|e| e.state.lock().file.is_some()).count();
         assert!(open <= 8, "{open} files open");
     }
 

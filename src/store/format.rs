@@ -107,6 +107,11 @@ impl Record {
     }
 }
 
+/// Fails where records cannot be written.
+pub(super) fn probe_attributes(file: &File) -> io::Result<()> {
+    Ok(fsetxattr(file, RECORD_ATTRIBUTE, RECORD_VERSION.as_bytes(), XattrFlags::empty())?)
+}
+
 /// The lines of a record while it is decoded.
 #[derive(Default)]
 struct Fields {
@@ -144,12 +149,9 @@ impl Fields {
 
     fn into_record(self) -> Option<Record> {
         let sealed = match (self.sealed_ms, self.length, self.digest) {
-            (Some(sealed_ms), Some(length), Some(digest)) => Some(SealRecord {
-                length,
-                digest,
-                sealed_ms,
-                torn: self.torn,
-            }),
+            (Some(sealed_ms), Some(length), Some(digest)) => {
+                Some(SealRecord { length, digest, sealed_ms, torn: self.torn })
+            }
             _ => None,
         };
         Some(Record {
@@ -170,9 +172,7 @@ pub(super) struct Layout {
 
 impl Layout {
     pub(super) fn new(root: &Path) -> Layout {
-        Layout {
-            root: root.to_owned(),
-        }
+        Layout { root: root.to_owned() }
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -201,11 +201,7 @@ impl Layout {
 
     /// Where extent `index` lies while the object is open; all but the first stay there.
     pub(super) fn extent(&self, id: u64, index: u64) -> PathBuf {
-        let folder = if index == 0 {
-            self.open_folder()
-        } else {
-            self.extents_folder()
-        };
+        let folder = if index == 0 { self.open_folder() } else { self.extents_folder() };
         folder.join(format!("{id:016x}.{index}"))
     }
 }
@@ -237,15 +233,20 @@ pub(super) fn name_of_file(relative: &str) -> String {
     }
 }
 
+/// True if the name is short enough, also in the form in which it is written to disk.
+pub fn fits_file_system(name: &str) -> bool {
+    let file = file_name_of(name);
+    name.len() <= NAME_BYTES_MAX && file.split('/').all(|part| part.len() <= NAME_PART_BYTES_MAX)
+}
+
 /// True if `name` can be an object: a normalised relative path outside the store's own folder.
 /// Doors check what peers send; this is the same rule on the other side of the boundary.
 pub(super) fn is_object_name(name: &str) -> bool {
     let path = name.split_once('?').map_or(name, |(path, _)| path);
-    let parts_are_sound = path.split('/').all(|part| {
-        !part.is_empty() && part != "." && part != ".." && part.len() <= NAME_PART_BYTES_MAX
-    });
+    let parts_are_sound =
+        path.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
     let own = path == OWN_FOLDER || path.starts_with(".headwater/");
-    parts_are_sound && !own && name.len() <= NAME_BYTES_MAX && !name.contains(['\0', '\n', '\r'])
+    parts_are_sound && !own && fits_file_system(name) && !name.contains(['\0', '\n', '\r'])
 }
 
 #[cfg(test)]
@@ -278,10 +279,7 @@ mod tests {
     fn a_record_survives_the_round_trip() {
         let record = example();
         assert_eq!(Record::decode(&record.encode()), Some(record.clone()));
-        let open = Record {
-            sealed: None,
-            ..record
-        };
+        let open = Record { sealed: None, ..record };
         assert_eq!(Record::decode(&open.encode()), Some(open));
     }
 
@@ -290,14 +288,8 @@ mod tests {
         let text = example().encode();
         assert_eq!(Record::decode(""), None);
         assert_eq!(Record::decode(&text[..20]), None);
-        assert_eq!(
-            Record::decode("headwater 2\nid 0\nname a\nextent 1\n"),
-            None
-        );
-        assert_eq!(
-            Record::decode("headwater 1\nid 0\nname a\nextent 0\n"),
-            None
-        );
+        assert_eq!(Record::decode("headwater 2\nid 0\nname a\nextent 1\n"), None);
+        assert_eq!(Record::decode("headwater 1\nid 0\nname a\nextent 0\n"), None);
     }
 
     /// The prose of the format shows exactly what the code writes.
@@ -309,12 +301,9 @@ mod tests {
             "docs/FORMAT.md lacks:\n{}",
             example().encode()
         );
-        for path in [
-            ".headwater/open/",
-            ".headwater/extents/",
-            ".headwater/damaged/",
-            "user.headwater",
-        ] {
+        for path in
+            [".headwater/open/", ".headwater/extents/", ".headwater/damaged/", "user.headwater"]
+        {
             assert!(document.contains(path), "docs/FORMAT.md lacks {path}");
         }
     }
@@ -330,17 +319,8 @@ mod tests {
     #[test]
     fn names_outside_the_rules_are_refused() {
         assert!(is_object_name("a/b c/é.ts"));
-        for name in [
-            "",
-            "/a",
-            "a//b",
-            "a/",
-            "../a",
-            "a/./b",
-            ".headwater/x",
-            ".headwater",
-            "a\nb",
-        ] {
+        for name in ["", "/a", "a//b", "a/", "../a", "a/./b", ".headwater/x", ".headwater", "a\nb"]
+        {
             assert!(!is_object_name(name), "{name:?}");
         }
     }

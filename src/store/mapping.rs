@@ -20,19 +20,13 @@ const RESIDENT_PAGES_MAX: usize = 512;
 
 impl Mapping {
     pub(super) fn new(file: &File, len: usize) -> io::Result<Mapping> {
-        let raw = memmap2::MmapOptions::new()
-            .len(len)
-            .map_raw_read_only(file)?;
+        let raw = memmap2::MmapOptions::new().len(len).map_raw_read_only(file)?;
         Ok(Mapping { raw })
     }
 
     /// The bytes `[start, start + len)`, for the kernel to read.
     pub(super) fn slice(&self, start: usize, len: usize) -> &[u8] {
-        assert!(
-            start
-                .checked_add(len)
-                .is_some_and(|end| end <= self.raw.len())
-        );
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.raw.len()));
         // SAFETY: the range lies inside the mapping (asserted), which lives as long as `self`.
         // Bytes below an object's tail are written once, before the tail moves, and never again,
         // so nothing is changed under a shared reference by us. That nobody else changes the file
@@ -46,10 +40,7 @@ impl Mapping {
     pub(super) fn is_resident(&self, start: usize, len: usize) -> bool {
         let first = start / PAGE_BYTES * PAGE_BYTES;
         let end = (start + len).min(self.raw.len());
-        let pages = end
-            .saturating_sub(first)
-            .div_ceil(PAGE_BYTES)
-            .min(RESIDENT_PAGES_MAX);
+        let pages = end.saturating_sub(first).div_ceil(PAGE_BYTES).min(RESIDENT_PAGES_MAX);
         let mut seen = [0u8; RESIDENT_PAGES_MAX];
         // SAFETY: `first` is page-aligned from a page-aligned base and `pages` pages lie within the
         // mapping; `seen` has room for one byte per page.

@@ -21,7 +21,7 @@ mod writer;
 pub use directory::{Gauges, NewObject, Store, StoreOptions, Visibility, WriteRule};
 pub use error::{BeginError, RemoveError, StorageError, WriteError};
 pub use extent::ReadAt;
-pub use format::{NAME_BYTES_MAX, NAME_PART_BYTES_MAX, RECORD_BYTES_MAX, Record};
+pub use format::{NAME_BYTES_MAX, NAME_PART_BYTES_MAX, RECORD_BYTES_MAX, Record, fits_file_system};
 pub use object::{Life, Mark, MarkKind, Object, ObjectInfo, Seal};
 pub use reader::{Available, Reader};
 pub use recovery::Recovered;

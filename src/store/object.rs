@@ -32,10 +32,7 @@ pub struct ObjectInfo {
 impl ObjectInfo {
     /// The stored value of a header field, by its usual spelling.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let found = self
-            .headers
-            .iter()
-            .find(|(key, _)| key.eq_ignore_ascii_case(name));
+        let found = self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
     }
 }
@@ -142,9 +139,7 @@ impl Object {
             life: AtomicU8::new(Life::Open as u8),
             head: AtomicU64::new(0),
             tail: AtomicU64::new(0),
-            extents: RwLock::new(Extents {
-                list: VecDeque::new(),
-            }),
+            extents: RwLock::new(Extents { list: VecDeque::new() }),
             seal: OnceLock::new(),
             wake_list: WakeList::default(),
             marks: Mutex::default(),
@@ -208,12 +203,7 @@ impl Object {
         debug_assert!(!matches!(to, Life::Open | Life::Sealed));
         let moved = self
             .life
-            .compare_exchange(
-                Life::Open as u8,
-                to as u8,
-                Ordering::SeqCst,
-                Ordering::SeqCst,
-            )
+            .compare_exchange(Life::Open as u8, to as u8, Ordering::SeqCst, Ordering::SeqCst)
             .is_ok();
         if moved {
             self.wake_list.wake(from_core, signal);
@@ -223,12 +213,7 @@ impl Object {
 
     pub(super) fn add_mark(&self, mark: Mark) {
         let mut marks = self.marks.lock();
-        debug_assert!(
-            marks
-                .newest
-                .back()
-                .is_none_or(|last| last.offset <= mark.offset)
-        );
+        debug_assert!(marks.newest.back().is_none_or(|last| last.offset <= mark.offset));
         if marks.newest.len() == MARKS_MAX {
             marks.newest.pop_front();
         }
@@ -248,12 +233,18 @@ impl Object {
         let head = self.head();
         let marks = self.marks.lock();
         let usable = |mark: &&Mark| mark.kind == MarkKind::RandomAccess && mark.offset >= head;
-        marks
-            .newest
-            .iter()
-            .rev()
-            .find(usable)
-            .map(|mark| mark.offset)
+        marks.newest.iter().rev().find(usable).map(|mark| mark.offset)
+    }
+
+    /// Append `[start, end)` of the body to `out` if the body of this small sealed object is hot.
+    pub fn copy_hot_body(&self, start: u64, end: u64, out: &mut Vec<u8>) -> bool {
+        let body = self.body.read();
+        let Some(bytes) = body.as_ref().and_then(|body| body.get(start as usize..end as usize))
+        else {
+            return false;
+        };
+        out.extend_from_slice(bytes);
+        true
     }
 
     /// Bytes between head and tail.

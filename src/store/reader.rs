@@ -57,15 +57,7 @@ impl Reader {
         limit: u64,
     ) -> Reader {
         assert!(offset <= limit);
-        Reader {
-            object,
-            store: store.clone(),
-            core,
-            offset,
-            limit,
-            waiting: None,
-            current: None,
-        }
+        Reader { object, store: store.clone(), core, offset, limit, waiting: None, current: None }
     }
 
     pub fn object(&self) -> &Arc<Object> {
@@ -97,11 +89,7 @@ impl Reader {
         if self.offset < tail {
             return Available::Bytes(tail.min(self.limit) - self.offset);
         }
-        if life == Life::Sealed {
-            Available::End
-        } else {
-            Available::AtTail
-        }
+        if life == Life::Sealed { Available::End } else { Available::AtTail }
     }
 
     /// Ready when [`available`](Self::available) no longer says `AtTail`.
@@ -109,15 +97,10 @@ impl Reader {
         if self.available() != Available::AtTail {
             return Poll::Ready(());
         }
-        let (list, key) = self
-            .waiting
-            .get_or_insert_with(|| (self.object.wake_list.of_core(self.core), None));
+        let (list, key) =
+            self.waiting.get_or_insert_with(|| (self.object.wake_list.of_core(self.core), None));
         list.arm(key, context.waker());
-        if self.available() == Available::AtTail {
-            Poll::Pending
-        } else {
-            Poll::Ready(())
-        }
+        if self.available() == Available::AtTail { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// Up to `bytes_max` available bytes as a slice of the shared mapping, cut at the extent's end.
@@ -145,10 +128,7 @@ impl Reader {
         };
         let start = self.offset - current.extent.start;
         let len = bytes.min(current.extent.end() - self.offset);
-        current
-            .mapping
-            .as_ref()
-            .is_some_and(|map| map.is_resident(start as usize, len as usize))
+        current.mapping.as_ref().is_some_and(|map| map.is_resident(start as usize, len as usize))
     }
 
     /// The same bytes as a place in a file, for a ring read.
@@ -161,11 +141,7 @@ impl Reader {
             current.file = Some(current.extent.file(&store.handle_sets, expected)?);
         }
         let file = current.file.clone().ok_or(StorageError::Changed)?;
-        Ok(ReadAt {
-            file,
-            offset: start,
-            len,
-        })
+        Ok(ReadAt { file, offset: start, len })
     }
 
     pub fn advance(&mut self, bytes: u64) {
@@ -179,29 +155,17 @@ impl Reader {
             return Err(StorageError::Changed);
         };
         if !self.is_inside_current() {
-            let extent = self
-                .object
-                .extent_at(self.offset)
-                .ok_or(StorageError::Changed)?;
-            self.current = Some(Current {
-                extent,
-                mapping: None,
-                file: None,
-            });
+            let extent = self.object.extent_at(self.offset).ok_or(StorageError::Changed)?;
+            self.current = Some(Current { extent, mapping: None, file: None });
         }
         let extent = &self.current.as_ref().ok_or(StorageError::Changed)?.extent;
         let start = self.offset - extent.start;
-        Ok((
-            start,
-            available.min(bytes_max).min(extent.end() - self.offset),
-        ))
+        Ok((start, available.min(bytes_max).min(extent.end() - self.offset)))
     }
 
     /// Readers only move forward, so the current extent can only be left at its end.
     fn is_inside_current(&self) -> bool {
-        self.current
-            .as_ref()
-            .is_some_and(|current| self.offset < current.extent.end())
+        self.current.as_ref().is_some_and(|current| self.offset < current.extent.end())
     }
 
     /// How long the current extent's file must be at least.

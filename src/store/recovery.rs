@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::Millis;
 use super::directory::Store;
 use super::extent::{Extent, Place};
 use super::format::{self, Layout, Record, SealRecord};
@@ -90,7 +91,8 @@ impl Store {
     fn recover_open(&self, layout: &Layout, found: &mut Recovered) -> io::Result<()> {
         for entry in std::fs::read_dir(layout.open_folder())? {
             let path = entry?.path();
-            if self.options.keep_aborted && self.keep_open_file(layout, &path).is_some() {
+            let now_ms = (self.options.clock)();
+            if self.options.keep_aborted && keep_open_file(layout, &path, None, now_ms).is_some() {
                 found.kept += 1;
                 continue;
             }
@@ -99,40 +101,40 @@ impl Store {
         }
         Ok(())
     }
+}
 
-    /// Seal what an interrupted upload left. `None` if nothing of it can be kept.
-    fn keep_open_file(&self, layout: &Layout, path: &Path) -> Option<()> {
-        let record = Record::read_from(path).filter(|record| record.sealed.is_none())?;
-        if !format::is_object_name(&record.name) {
-            return None;
-        }
-        let (digest, length) = digest_of_extents(layout, &record, path).ok()?;
-        let target = layout.object(&record.name);
-        if length == 0 || std::fs::symlink_metadata(&target).is_ok_and(|found| found.is_dir()) {
-            return None;
-        }
-        std::fs::create_dir_all(target.parent()?).ok()?;
-        let sealed_ms = (self.options.clock)();
-        let sealed = Some(SealRecord {
-            length,
-            digest,
-            sealed_ms,
-            torn: true,
-        });
-        let file = std::fs::File::options().write(true).open(path).ok()?;
-        Record { sealed, ..record }.write_to(&file).ok()?;
-        std::fs::rename(path, target).ok()
+/// Seal what an interrupted upload left at `path` in the open folder, and give it its name. One that
+/// was complete but for its name is complete. `None` if nothing of it can be kept.
+pub(super) fn keep_open_file(
+    layout: &Layout,
+    path: &Path,
+    digest: Option<u64>,
+    sealed_ms: Millis,
+) -> Option<Object> {
+    let record = Record::read_from(path).filter(|record| format::is_object_name(&record.name))?;
+    let target = layout.object(&record.name);
+    if std::fs::symlink_metadata(&target).is_ok_and(|found| found.is_dir()) {
+        return None;
     }
+    if record.sealed.is_none() {
+        let (digest, length) = measure_extents(layout, &record, path, digest).ok()?;
+        if length == 0 {
+            return None;
+        }
+        let sealed = Some(SealRecord { length, digest, sealed_ms, torn: true });
+        let file = std::fs::File::options().write(true).open(path).ok()?;
+        Record { sealed, ..record.clone() }.write_to(&file).ok()?;
+    }
+    std::fs::create_dir_all(target.parent()?).ok()?;
+    std::fs::rename(path, &target).ok()?;
+    sealed_object(layout, &record.name, &target).ok().flatten()
 }
 
 /// Delete extents whose object is not there.
 fn recover_extents(layout: &Layout, ids: &HashSet<u64>, found: &mut Recovered) -> io::Result<()> {
     for entry in std::fs::read_dir(layout.extents_folder())? {
         let entry = entry?;
-        let owner = entry
-            .file_name()
-            .to_str()
-            .and_then(format::parse_extent_name);
+        let owner = entry.file_name().to_str().and_then(format::parse_extent_name);
         if owner.is_none_or(|(id, _)| !ids.contains(&id)) {
             std::fs::remove_file(entry.path())?;
             found.orphans += 1;
@@ -141,35 +143,37 @@ fn recover_extents(layout: &Layout, ids: &HashSet<u64>, found: &mut Recovered) -
     Ok(())
 }
 
-/// Digest and length of an interrupted upload: its extents as long as they are whole.
-fn digest_of_extents(layout: &Layout, record: &Record, first: &Path) -> io::Result<(u64, u64)> {
+/// Digest and length of an interrupted upload: its extents as long as they are full. A digest that is
+/// known already is taken.
+fn measure_extents(
+    layout: &Layout,
+    record: &Record,
+    first: &Path,
+    known: Option<u64>,
+) -> io::Result<(u64, u64)> {
     let (mut digest, mut length) = (Xxh3::new(), 0);
+    let mut buffer = vec![0; 1 << 20];
     for index in 0.. {
-        let path = if index == 0 {
-            first.to_owned()
-        } else {
-            layout.extent(record.id, index)
-        };
+        let path = if index == 0 { first.to_owned() } else { layout.extent(record.id, index) };
         let mut file = match std::fs::File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => break,
             Err(error) => return Err(error),
         };
-        let mut buffer = vec![0; 1 << 20];
-        let before = length;
-        loop {
+        let extent_length = file.metadata()?.len();
+        while known.is_none() {
             let got = file.read(&mut buffer)?;
             if got == 0 {
                 break;
             }
             digest.update(&buffer[..got]);
-            length += got as u64;
         }
-        if length - before < record.extent_bytes {
+        length += extent_length;
+        if extent_length < record.extent_bytes {
             break;
         }
     }
-    Ok((digest.digest(), length))
+    Ok((known.unwrap_or_else(|| digest.digest()), length))
 }
 
 fn name_of_path(layout: &Layout, path: &Path) -> Option<String> {
@@ -208,35 +212,16 @@ fn sealed_object(layout: &Layout, name: &str, path: &Path) -> Result<Option<Obje
     let mut extents = VecDeque::new();
     for index in 0..seal.length.div_ceil(record.extent_bytes).max(1) {
         let start = index * record.extent_bytes;
-        let at = if index == 0 {
-            path.to_owned()
-        } else {
-            layout.extent(record.id, index)
-        };
+        let at = if index == 0 { path.to_owned() } else { layout.extent(record.id, index) };
         let length = (seal.length - start).min(record.extent_bytes);
         if index > 0 && !std::fs::metadata(&at).is_ok_and(|found| found.len() >= length) {
             return Err(Damaged);
         }
-        extents.push_back(Arc::new(Extent::new(
-            start,
-            record.extent_bytes,
-            Place::Path(at),
-            None,
-        )));
+        extents.push_back(Arc::new(Extent::new(start, record.extent_bytes, Place::Path(at), None)));
     }
     let etag = Seal::content_etag(seal.length, seal.digest);
-    let seal = Seal {
-        etag,
-        modified_ms: seal.sealed_ms,
-        length: seal.length,
-    };
-    Ok(Some(Object::sealed(
-        name,
-        record.id,
-        record.info,
-        extents,
-        seal,
-    )))
+    let seal = Seal { etag, modified_ms: seal.sealed_ms, length: seal.length };
+    Ok(Some(Object::sealed(name, record.id, record.info, extents, seal)))
 }
 
 /// A file without a record: its entity tag is made of what the file system knows.
@@ -249,10 +234,7 @@ fn plain_object(name: &str, path: &Path, metadata: &std::fs::Metadata) -> Object
         length,
     };
     let extent = Extent::new(0, length.max(1), Place::Path(path.to_owned()), None);
-    let info = ObjectInfo {
-        created_ms: seal.modified_ms,
-        ..ObjectInfo::default()
-    };
+    let info = ObjectInfo { created_ms: seal.modified_ms, ..ObjectInfo::default() };
     let id = PLAIN_ID.fetch_add(1, Ordering::Relaxed);
     Object::sealed(name, id, info, VecDeque::from([Arc::new(extent)]), seal)
 }

@@ -65,11 +65,7 @@ impl Retention {
         if rules.last().is_none_or(|last| !last.prefix.is_empty()) {
             rules.push(RetentionRule::default());
         }
-        let tracked = |rule| Tracked {
-            rule,
-            bytes: 0,
-            by_age: BTreeMap::new(),
-        };
+        let tracked = |rule| Tracked { rule, bytes: 0, by_age: BTreeMap::new() };
         Retention {
             rules: rules.into_iter().map(tracked).collect(),
             total_bytes_max,
@@ -90,10 +86,7 @@ impl Retention {
 
     fn rule_of(&self, name: &str) -> usize {
         let matches = |tracked: &Tracked| name.starts_with(&tracked.rule.prefix);
-        self.rules
-            .iter()
-            .position(matches)
-            .expect("the last rule matches everything")
+        self.rules.iter().position(matches).expect("the last rule matches everything")
     }
 
     pub(super) fn add(&mut self, object: &Arc<Object>) {
@@ -101,10 +94,7 @@ impl Retention {
         let index = self.rule_of(&object.name);
         let age = (seal.modified_ms, object.id);
         let tracked = &mut self.rules[index];
-        let by_rule = tracked
-            .rule
-            .age_max_ms
-            .map(|max| seal.modified_ms.saturating_add(max));
+        let by_rule = tracked.rule.age_max_ms.map(|max| seal.modified_ms.saturating_add(max));
         let expires_ms = by_rule.into_iter().chain(object.info.expires_ms).min();
         let expiry = expires_ms.map(|at| (at, object.id));
         let weak = Arc::downgrade(object);
@@ -115,12 +105,7 @@ impl Retention {
         if let Some(expiry) = expiry {
             self.by_expiry.insert(expiry, weak);
         }
-        let kept = Kept {
-            rule: index,
-            age,
-            expiry,
-            bytes: seal.length,
-        };
+        let kept = Kept { rule: index, age, expiry, bytes: seal.length };
         let before = self.kept.insert(object.id, kept);
         assert!(before.is_none(), "an object is entered once");
     }
@@ -148,16 +133,11 @@ impl Retention {
             due.insert(object.id, object);
         }
         for tracked in &self.rules {
-            let excess = tracked
-                .rule
-                .bytes_max
-                .map_or(0, |max| tracked.bytes.saturating_sub(max));
+            let excess = tracked.rule.bytes_max.map_or(0, |max| tracked.bytes.saturating_sub(max));
             oldest_of(&tracked.by_age, excess, &mut due);
         }
         let used_bytes = used_bytes.max(self.total_bytes);
-        let excess = self
-            .total_bytes_max
-            .map_or(0, |max| used_bytes.saturating_sub(max));
+        let excess = self.total_bytes_max.map_or(0, |max| used_bytes.saturating_sub(max));
         oldest_of(&self.by_age, excess, &mut due);
         due.into_values().collect()
     }
@@ -192,15 +172,8 @@ mod tests {
         modified_ms: Millis,
         expires_ms: Option<Millis>,
     ) -> Arc<Object> {
-        let info = ObjectInfo {
-            expires_ms,
-            ..ObjectInfo::default()
-        };
-        let seal = Seal {
-            etag: String::new(),
-            modified_ms,
-            length,
-        };
+        let info = ObjectInfo { expires_ms, ..ObjectInfo::default() };
+        let seal = Seal { etag: String::new(), modified_ms, length };
         Arc::new(Object::sealed(name, id, info, VecDeque::new(), seal))
     }
 
@@ -211,15 +184,8 @@ mod tests {
     #[test]
     fn the_longest_prefix_decides() {
         let rules = vec![
-            RetentionRule {
-                prefix: "live/".into(),
-                bytes_max: Some(10),
-                ..Default::default()
-            },
-            RetentionRule {
-                prefix: "live/keep/".into(),
-                ..Default::default()
-            },
+            RetentionRule { prefix: "live/".into(), bytes_max: Some(10), ..Default::default() },
+            RetentionRule { prefix: "live/keep/".into(), ..Default::default() },
         ];
         let mut retention = Retention::new(rules, None);
         let objects = [
@@ -235,15 +201,9 @@ mod tests {
 
     #[test]
     fn the_earlier_of_age_and_expiry_counts() {
-        let rule = RetentionRule {
-            age_max_ms: Some(100),
-            ..Default::default()
-        };
+        let rule = RetentionRule { age_max_ms: Some(100), ..Default::default() };
         let mut retention = Retention::new(vec![rule], None);
-        let objects = [
-            object("a", 1, 1, 1000, Some(1050)),
-            object("b", 2, 1, 1000, Some(5000)),
-        ];
+        let objects = [object("a", 1, 1, 1000, Some(1050)), object("b", 2, 1, 1000, Some(5000))];
         objects.iter().for_each(|o| retention.add(o));
         assert!(retention.due(1049, 0).is_empty());
         assert_eq!(ids(&retention.due(1050, 0)), [1]);

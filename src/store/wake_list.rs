@@ -61,10 +61,7 @@ impl CoreList {
         let mut waiters = self.waiters.lock();
         let slot = match *key {
             Some(slot) => slot,
-            None => *key.insert(waiters.insert(Waiter {
-                armed: false,
-                waker: waker.clone(),
-            })),
+            None => *key.insert(waiters.insert(Waiter { armed: false, waker: waker.clone() })),
         };
         let waiter = &mut waiters[slot];
         if !waiter.waker.will_wake(waker) {
@@ -191,10 +188,6 @@ mod tests {
         assert_eq!(signals.load(Ordering::SeqCst), 1);
         core_list.fire();
         list.wake(Some(0), &signal);
-        assert_eq!(
-            signals.load(Ordering::SeqCst),
-            1,
-            "nobody is armed any more"
-        );
+        assert_eq!(signals.load(Ordering::SeqCst), 1, "nobody is armed any more");
     }
 }

@@ -29,6 +29,8 @@ pub struct Writer {
     core: Option<usize>,
     current: Option<CurrentFile>,
     digest: Box<Xxh3>,
+    /// Bytes that went into the digest.
+    hashed_bytes: u64,
     /// Trim the head so that about this many bytes are kept.
     window_bytes: Option<u64>,
     finished: bool,
@@ -51,12 +53,7 @@ impl Writer {
         window_bytes: Option<u64>,
     ) -> Writer {
         let end = object.extent_bytes;
-        let current = Some(CurrentFile {
-            file: first,
-            start: 0,
-            end,
-            allocated: 0,
-        });
+        let current = Some(CurrentFile { file: first, start: 0, end, allocated: 0 });
         let digest = Box::new(Xxh3::new());
         Writer {
             store,
@@ -64,6 +61,7 @@ impl Writer {
             core,
             current,
             digest,
+            hashed_bytes: 0,
             window_bytes,
             finished: false,
         }
@@ -73,25 +71,27 @@ impl Writer {
         &self.object
     }
 
+    /// The writer is used on this core from now on; `None` is a thread that is no core.
+    pub fn move_to(&mut self, core: Option<usize>) {
+        self.core = core;
+    }
+
     /// Append the pieces in order and make them visible at once.
     pub fn append(&mut self, pieces: &[IoSlice<'_>]) -> Result<(), WriteError> {
         self.check_open()?;
-        let before = self.object.tail();
-        let mut tail = before;
-        for group in pieces.chunks(PIECES_MAX) {
-            tail = self.write_group(group, tail)?;
-        }
-        if tail == before {
+        let wanted: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        if wanted == 0 {
             return Ok(());
         }
-        self.store.account_append(tail - before)?;
+        self.store.account_append(wanted)?;
+        let written = pieces
+            .chunks(PIECES_MAX)
+            .try_fold(self.object.tail(), |tail, group| self.write_group(group, tail));
+        let tail = written.inspect_err(|_| self.store.account_gone(wanted))?;
         self.object.set_tail(tail);
-        self.object
-            .wake_list
-            .wake(self.core, &*self.store.options.signal);
+        self.object.wake_list.wake(self.core, &*self.store.options.signal);
         if let Some(window) = self.window_bytes {
-            self.store
-                .account_trim(self.object.trim(tail.saturating_sub(window)));
+            self.store.account_gone(self.object.trim(tail.saturating_sub(window)));
         }
         Ok(())
     }
@@ -131,29 +131,18 @@ impl Writer {
     /// All bytes are in: write the record. The object is sealed by [`Sealing::commit`].
     pub fn finish(self) -> Result<Sealing, WriteError> {
         self.check_open()?;
-        self.seal_record(false)
+        self.seal_record()
     }
 
-    fn seal_record(mut self, torn: bool) -> Result<Sealing, WriteError> {
+    fn seal_record(mut self) -> Result<Sealing, WriteError> {
         let length = self.object.tail();
         let (digest, sealed_ms) = (self.digest.digest(), (self.store.options.clock)());
-        let seal = Seal {
-            etag: Seal::content_etag(length, digest),
-            modified_ms: sealed_ms,
-            length,
-        };
-        let sealed = Some(SealRecord {
-            length,
-            digest,
-            sealed_ms,
-            torn,
-        });
+        let seal =
+            Seal { etag: Seal::content_etag(length, digest), modified_ms: sealed_ms, length };
+        let sealed = Some(SealRecord { length, digest, sealed_ms, torn: false });
         self.release_preallocation();
         if self.store.layout.is_some() {
-            let record = Record {
-                sealed,
-                ..self.store.open_record(&self.object)
-            };
+            let record = Record { sealed, ..self.store.open_record(&self.object) };
             let first = self.first_file()?;
             record.write_to(&first).map_err(StorageError::from)?;
         }
@@ -162,9 +151,7 @@ impl Writer {
 
     fn first_file(&self) -> Result<Arc<File>, StorageError> {
         let extent = self.object.extents.read().list.front().cloned();
-        extent
-            .ok_or(StorageError::Changed)?
-            .file(&self.store.handle_sets, 0)
+        extent.ok_or(StorageError::Changed)?.file(&self.store.handle_sets, 0)
     }
 
     fn check_open(&self) -> Result<(), WriteError> {
@@ -181,10 +168,7 @@ impl Writer {
         if tail + total > self.store.options.object_bytes_max {
             return Err(WriteError::TooLarge);
         }
-        let fits = self
-            .current
-            .as_ref()
-            .is_some_and(|current| tail + total <= current.end);
+        let fits = self.current.as_ref().is_some_and(|current| tail + total <= current.end);
         if fits && group.len() > 1 {
             let current = self.current_at(tail, total)?;
             let at = tail - current.start;
@@ -192,6 +176,7 @@ impl Writer {
                 rustix::io::pwritev(&*current.file, group, at).map_err(StorageError::from)?;
             if written as u64 == total {
                 group.iter().for_each(|piece| self.digest.update(piece));
+                self.hashed_bytes += total;
                 return Ok(tail + total);
             }
             // A short write (a signal, the last free block): write again piece by piece, which
@@ -206,15 +191,11 @@ impl Writer {
     fn write_piece(&mut self, mut piece: &[u8], mut tail: u64) -> Result<u64, WriteError> {
         while !piece.is_empty() {
             let current = self.current_at(tail, piece.len() as u64)?;
-            let room = usize::try_from(current.end - tail)
-                .unwrap_or(usize::MAX)
-                .min(piece.len());
+            let room = usize::try_from(current.end - tail).unwrap_or(usize::MAX).min(piece.len());
             let (now, later) = piece.split_at(room);
-            current
-                .file
-                .write_all_at(now, tail - current.start)
-                .map_err(StorageError::from)?;
+            current.file.write_all_at(now, tail - current.start).map_err(StorageError::from)?;
             self.digest.update(now);
+            self.hashed_bytes += room as u64;
             tail += room as u64;
             piece = later;
         }
@@ -227,19 +208,10 @@ impl Writer {
         tail: u64,
         wanted_bytes: u64,
     ) -> Result<&mut CurrentFile, StorageError> {
-        if self
-            .current
-            .as_ref()
-            .is_none_or(|current| tail >= current.end)
-        {
+        if self.current.as_ref().is_none_or(|current| tail >= current.end) {
             let file = self.store.add_extent(&self.object, tail)?;
             let end = tail + self.object.extent_bytes;
-            self.current = Some(CurrentFile {
-                file,
-                start: tail,
-                end,
-                allocated: 0,
-            });
+            self.current = Some(CurrentFile { file, start: tail, end, allocated: 0 });
         }
         let current = self.current.as_mut().ok_or(StorageError::Changed)?;
         current.preallocate(tail + wanted_bytes);
@@ -266,17 +238,11 @@ impl CurrentFile {
         if wanted <= self.allocated.max(PREALLOCATE_FROM_BYTES) {
             return;
         }
-        let target = (wanted * 2)
-            .max(4 * PREALLOCATE_FROM_BYTES)
-            .min(self.end - self.start);
+        let target = (wanted * 2).max(4 * PREALLOCATE_FROM_BYTES).min(self.end - self.start);
         let ahead = target - self.allocated;
         // A refusal (no support, no room) is not an error: the write itself will tell.
-        let _ = rustix::fs::fallocate(
-            &*self.file,
-            FallocateFlags::KEEP_SIZE,
-            self.allocated,
-            ahead,
-        );
+        let _ =
+            rustix::fs::fallocate(&*self.file, FallocateFlags::KEEP_SIZE, self.allocated, ahead);
         self.allocated = target;
     }
 }
@@ -291,20 +257,9 @@ impl Drop for Writer {
 }
 
 impl Writer {
-    /// For `on_abort = "keep"`: seal what is there. Called while the writer is dropped.
-    pub(super) fn keep_torn(&mut self) -> Result<(), WriteError> {
-        self.check_open()?;
-        let heir = Writer {
-            store: self.store.clone(),
-            object: self.object.clone(),
-            core: self.core,
-            current: self.current.take(),
-            digest: std::mem::replace(&mut self.digest, Box::new(Xxh3::new())),
-            window_bytes: None,
-            finished: false,
-        };
-        heir.seal_record(true)?.commit_now()?;
-        Ok(())
+    /// The digest of the object's bytes; `None` after an append that failed half-way.
+    pub(super) fn digest_of_all(&self) -> Option<u64> {
+        (self.hashed_bytes == self.object.tail()).then(|| self.digest.digest())
     }
 
     pub(super) fn from_core(&self) -> Option<usize> {
@@ -324,19 +279,8 @@ pub struct Sealing {
 impl Sealing {
     /// The files whose data and attributes must be on disk before the commit.
     pub fn files(&self) -> Result<Vec<Arc<File>>, StorageError> {
-        let extents: Vec<_> = self
-            .writer
-            .object
-            .extents
-            .read()
-            .list
-            .iter()
-            .cloned()
-            .collect();
-        extents
-            .iter()
-            .map(|extent| extent.file(&self.writer.store.handle_sets, 0))
-            .collect()
+        let extents: Vec<_> = self.writer.object.extents.read().list.iter().cloned().collect();
+        extents.iter().map(|extent| extent.file(&self.writer.store.handle_sets, 0)).collect()
     }
 
     /// Give the object its name and seal it: one rename.
