@@ -16,10 +16,13 @@ use crate::ingest::{self, Ingest};
 use crate::operations::admin::Admin;
 use crate::operations::config::{Config, Durability, OnAbort};
 use crate::operations::{cors, metrics};
+use crate::runtime::buffers::BufferPool;
 use crate::runtime::counters::Counters;
 use crate::runtime::deadlines::{Deadlines, Phase};
 use crate::runtime::file_ring::FileRing;
 use crate::runtime::mailbox::Mailbox;
+use crate::runtime::offload::{Disk, Offload};
+use crate::runtime::ring::Ring;
 use crate::runtime::socket::{self, Listener};
 use crate::runtime::worker::{self, Driver};
 use crate::runtime::{affinity, clock, timers};
@@ -62,9 +65,7 @@ impl Stopper {
     /// Accept nothing more, abort or keep open uploads, let readers of sealed objects finish.
     pub fn stop(&self) {
         self.is_draining.store(true, Ordering::SeqCst);
-        self.mailboxes
-            .iter()
-            .for_each(|mailbox| mailbox.send(Message::Drain));
+        self.mailboxes.iter().for_each(|mailbox| mailbox.send(Message::Drain));
     }
 }
 
@@ -77,6 +78,7 @@ struct Parts {
     read_buffers: u16,
     store: Arc<Store>,
     counters: Arc<Counters>,
+    offload: Arc<Offload>,
     mailbox: Mailbox<Message>,
     listeners: Vec<(TcpListener, Role)>,
     connection_options: Arc<connection::Options>,
@@ -91,7 +93,7 @@ impl Server {
         if driver == Driver::Epoll {
             tracing::warn!(
                 "io_uring is not to be had here (seccomp, sysctl kernel.io_uring_disabled, or an \
-                old kernel): running on epoll; reads of completed files that are not in memory stop their core"
+                old kernel): running on epoll, with more CPU for each request and each cold read"
             );
         }
         let cpus = chosen_cpus(config.cores);
@@ -109,10 +111,7 @@ impl Server {
         let is_draining = Arc::new(AtomicBool::new(false));
         let metrics =
             metrics::Page::new(store.clone(), counters.clone(), driver == Driver::IoUring);
-        let admin = Admin {
-            metrics,
-            is_draining: is_draining.clone(),
-        };
+        let admin = Admin { metrics, is_draining: is_draining.clone() };
         let (admin_listener, admin_address) = bind_one(config.admin, "admin")?;
         let mut listeners = Vec::new();
         let mut listen = Vec::new();
@@ -121,14 +120,11 @@ impl Server {
             listen.push(actual);
             listeners.push(first);
         }
+        let offload = Offload::start()?;
         let options = options_of(config, cpus.len(), descriptors)?;
         let mut workers = Vec::new();
         let pages: Role = Role::Admin(Arc::new(move |path: &str| {
-            admin.page(path).map(|(status, content_type, body)| Page {
-                status,
-                content_type,
-                body,
-            })
+            admin.page(path).map(|(status, content_type, body)| Page { status, content_type, body })
         }));
         let mut firsts = Some((listeners, (admin_listener, pages)));
         for (index, cpu) in cpus.iter().enumerate() {
@@ -140,6 +136,7 @@ impl Server {
                 read_buffers: config.limits.read_buffers,
                 store: store.clone(),
                 counters: counters[index].clone(),
+                offload: offload.clone(),
                 mailbox: mailboxes[index].clone(),
                 listeners: listeners_of_core(&listen, firsts.take())?,
                 connection_options: options.0.clone(),
@@ -148,19 +145,9 @@ impl Server {
             };
             workers.push(start_worker(parts)?);
         }
-        start_housekeeping(store, is_draining.clone())?;
-        let stopper = Stopper {
-            mailboxes,
-            is_draining,
-        };
-        Ok(Server {
-            listen,
-            admin: admin_address,
-            driver,
-            recovered,
-            workers,
-            stopper,
-        })
+        start_housekeeping(store, offload, is_draining.clone())?;
+        let stopper = Stopper { mailboxes, is_draining };
+        Ok(Server { listen, admin: admin_address, driver, recovered, workers, stopper })
     }
 
     pub fn stopper(&self) -> Stopper {
@@ -220,13 +207,7 @@ fn chosen_cpus(cores: usize) -> Vec<usize> {
 fn raise_descriptor_limit() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    );
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     let now = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(now).unwrap_or(usize::MAX)
 }
@@ -272,11 +253,7 @@ fn memory_bytes() -> u64 {
     info.totalram as u64 * u64::from(info.mem_unit)
 }
 
-type DoorOptions = (
-    Arc<connection::Options>,
-    Arc<egress::Options>,
-    Arc<ingest::Options>,
-);
+type DoorOptions = (Arc<connection::Options>, Arc<egress::Options>, Arc<ingest::Options>);
 
 /// Hand each part its own options.
 fn options_of(config: &Config, cores: usize, descriptors: usize) -> io::Result<DoorOptions> {
@@ -285,9 +262,7 @@ fn options_of(config: &Config, cores: usize, descriptors: usize) -> io::Result<D
         Some(path) => cors::read_file(path, &config.cors).map_err(io::Error::other)?,
     };
     let limits = &config.limits;
-    let room = descriptors
-        .saturating_sub(config.store.open_files_max + OTHER_DESCRIPTORS)
-        .max(16);
+    let room = descriptors.saturating_sub(config.store.open_files_max + OTHER_DESCRIPTORS).max(16);
     if room < limits.connections_max {
         tracing::warn!(
             descriptors,
@@ -296,7 +271,7 @@ fn options_of(config: &Config, cores: usize, descriptors: usize) -> io::Result<D
             raise the limit of open files (LimitNOFILE)"
         );
     }
-    let common_lines = cors::common_lines(&cors);
+    let common_lines = cors::common_lines(&cors, &config.headers.stored);
     let connection = connection::Options {
         head: HeadLimits {
             request_line_bytes_max: limits.request_line_bytes_max,
@@ -328,6 +303,7 @@ fn options_of(config: &Config, cores: usize, descriptors: usize) -> io::Result<D
         stored_headers: config.headers.stored.clone(),
         delete_expired: config.delete_expired,
         is_durable: config.durability == Durability::Sync,
+        object_bytes_max: config.store.object_bytes_max,
         body_idle_timeout_s: limits.body_idle_timeout_s,
     };
     Ok((Arc::new(connection), Arc::new(egress), Arc::new(ingest)))
@@ -347,8 +323,13 @@ fn start_worker(parts: Parts) -> io::Result<JoinHandle<()>> {
 
 /// The life of a core.
 async fn run_core(parts: Parts) -> io::Result<()> {
-    let ring = FileRing::new(parts.driver, parts.read_buffers)?;
-    let deadlines = Rc::new(Deadlines::default());
+    let pool = BufferPool::new(parts.read_buffers)?;
+    let second_ring = match parts.driver {
+        Driver::IoUring => Some(Ring::new(&pool)?),
+        Driver::Epoll => None,
+    };
+    let ring = FileRing::new(second_ring.clone(), parts.offload.clone(), pool);
+    let deadlines = Rc::new(Deadlines::new(parts.counters.clone()));
     let core = Rc::new(Core {
         options: parts.connection_options,
         egress: Egress {
@@ -363,6 +344,7 @@ async fn run_core(parts: Parts) -> io::Result<()> {
             core: parts.index,
             store: parts.store,
             ring,
+            disk: Disk::new(parts.offload, parts.counters.clone()),
             counters: parts.counters.clone(),
             options: parts.ingest_options,
             receive_buffer: Rc::new(RefCell::new(vec![0; RECEIVE_BUFFER_BYTES])),
@@ -374,7 +356,7 @@ async fn run_core(parts: Parts) -> io::Result<()> {
     });
     let mut listeners = Vec::new();
     for (bound, role) in parts.listeners {
-        let listener = Rc::new(Listener::new(bound)?);
+        let listener = Rc::new(Listener::new(second_ring.clone(), bound)?);
         listeners.push((listener.clone(), role.clone()));
         worker::spawn(listener::accept_forever(core.clone(), listener, role));
     }
@@ -407,8 +389,7 @@ async fn handle_messages(mailbox: &Mailbox<Message>, until_drain: bool) {
 async fn drain(core: &Rc<Core>, listeners: &[(Rc<Listener>, Role)], grace: Duration) {
     let deadline = clock::now() + grace;
     // Uploads end as configured when their sockets do; their readers are cut by that.
-    core.deadlines
-        .shut_all(|phase| !matches!(phase, Phase::Sending | Phase::Following));
+    core.deadlines.shut_all(|phase| !matches!(phase, Phase::Sending | Phase::Following));
     for (listener, role) in listeners {
         listener::stop(core, listener, role);
     }
@@ -425,20 +406,25 @@ async fn drain(core: &Rc<Core>, listeners: &[(Rc<Listener>, Role)], grace: Durat
 }
 
 /// Retention runs beside the cores: deleting files may take its time.
-fn start_housekeeping(store: Arc<Store>, is_draining: Arc<AtomicBool>) -> io::Result<()> {
-    std::thread::Builder::new()
-        .name("housekeeping".to_owned())
-        .spawn(move || {
-            while !is_draining.load(Ordering::Relaxed) {
-                std::thread::sleep(SWEEP_INTERVAL);
-                loop {
-                    let swept = store.sweep();
-                    if swept.objects == 0 {
-                        break;
-                    }
-                    tracing::debug!(?swept, "retention removed objects");
-                }
+fn start_housekeeping(
+    store: Arc<Store>,
+    offload: Arc<Offload>,
+    is_draining: Arc<AtomicBool>,
+) -> io::Result<()> {
+    std::thread::Builder::new().name("housekeeping".to_owned()).spawn(move || {
+        while !is_draining.load(Ordering::Relaxed) {
+            std::thread::sleep(SWEEP_INTERVAL);
+            if !store.is_memory_only() {
+                offload.look_at_pressure();
             }
-        })?;
+            loop {
+                let swept = store.sweep();
+                if swept.objects == 0 {
+                    break;
+                }
+                tracing::debug!(?swept, "retention removed objects");
+            }
+        }
+    })?;
     Ok(())
 }

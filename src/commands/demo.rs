@@ -73,24 +73,16 @@ fn publish_sample(
     url: String,
     is_over: Arc<AtomicBool>,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name("publisher".to_owned())
-        .spawn(move || {
-            let source = Source::Bytes {
-                name: "sample",
-                bytes: Bytes::from_static(SAMPLE),
-            };
-            let options = PublishOptions {
-                looping: true,
-                ..PublishOptions::default()
-            };
-            let outcome = publish::publish(source, &url, &options, &|_| {}, &is_over);
-            if let Err(error) = outcome
-                && !is_over.load(Ordering::SeqCst)
-            {
-                tracing::error!(%error, "the sample stream ended");
-            }
-        })
+    std::thread::Builder::new().name("publisher".to_owned()).spawn(move || {
+        let source = Source::Bytes { name: "sample", bytes: Bytes::from_static(SAMPLE) };
+        let options = PublishOptions { looping: true, ..PublishOptions::default() };
+        let outcome = publish::publish(source, &url, &options, &|_| {}, &is_over);
+        if let Err(error) = outcome
+            && !is_over.load(Ordering::SeqCst)
+        {
+            tracing::error!(%error, "the sample stream ended");
+        }
+    })
 }
 
 fn next_steps(base: &str, admin: SocketAddr) -> String {

@@ -1,8 +1,10 @@
-//! The commands of the program, one file each.
+//! The commands of the program, one file each; `publish` has its media and its upload beside it.
 
 pub mod check;
 pub mod demo;
 pub mod publish;
+mod publish_source;
+mod publish_upload;
 pub mod serve;
 
 /// What the command line may ask for.

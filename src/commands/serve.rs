@@ -18,12 +18,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "HEADWATER_CONFIG")]
     pub config: Option<PathBuf>,
     /// Address that serves objects, repeatable [default: 127.0.0.1:9094]
-    #[arg(
-        long,
-        value_name = "ADDR",
-        env = "HEADWATER_LISTEN",
-        value_delimiter = ','
-    )]
+    #[arg(long, value_name = "ADDR", env = "HEADWATER_LISTEN", value_delimiter = ',')]
     pub listen: Vec<SocketAddr>,
     /// Address of /healthz, /readyz and /metrics [default: 127.0.0.1:9095]
     #[arg(long, value_name = "ADDR", env = "HEADWATER_ADMIN")]
@@ -75,26 +70,14 @@ impl ServeArgs {
         flags.extend(self.admin.map(|admin| ("admin", admin.to_string().into())));
         flags.extend(self.data.as_ref().map(|data| ("data", path(data))));
         flags.extend(self.cores.map(|cores| ("cores", (cores as i64).into())));
-        flags.extend(
-            self.cors_file
-                .as_ref()
-                .map(|file| ("cors_file", path(file))),
-        );
+        flags.extend(self.cors_file.as_ref().map(|file| ("cors_file", path(file))));
         let switches = [
             ("ram_only", self.ram_only),
             ("delete_expired", self.delete_expired),
             ("wait_absent", self.wait_absent),
         ];
-        flags.extend(
-            switches
-                .into_iter()
-                .filter(|(_, on)| *on)
-                .map(|(key, _)| (key, true.into())),
-        );
-        flags
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect()
+        flags.extend(switches.into_iter().filter(|(_, on)| *on).map(|(key, _)| (key, true.into())));
+        flags.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 }
 

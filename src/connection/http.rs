@@ -12,13 +12,14 @@
 //! `step` is synchronous: it reads into the core's buffer, answers what it can into the core's output,
 //! and sends that in one call, so an idle connection owns no buffer.
 
+use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
-use httparse::EMPTY_HEADER;
-
 use super::reply::{self, Frame, Reply};
-use super::route::{Resume, Route, UNWANTED_BODY_BYTES_MAX, log_storage, route};
+use super::route::{Resume, Route, UNWANTED_BODY_BYTES_MAX, log_storage, origin_line, route};
 use super::{Core, Role};
 use crate::egress::http_get::{self, CutReason, Ended, Transfer};
 use crate::ingest::http_put::{self, PutError, Upload};
@@ -28,7 +29,7 @@ use crate::runtime::deadlines::{Deadline, Phase};
 use crate::runtime::socket::Socket;
 use crate::runtime::timers;
 use crate::store::Object;
-use crate::wire::http1::{BodyDecoder, HEADERS_MAX, HeadWriter, Parsed, parse};
+use crate::wire::http1::{BodyDecoder, HeadWriter, HeaderRoom, Method, Parsed, Version, parse};
 
 /// Received at once while requests are read.
 const RECEIVE_BYTES_MAX: usize = 64 << 10;
@@ -56,6 +57,7 @@ pub(super) async fn serve(core: Rc<Core>, socket: Socket, role: Role) {
         parse_first: false,
         head_is_timed: false,
         resume: Resume::default(),
+        request: Traits::default(),
     };
     connection.run().await;
 }
@@ -72,35 +74,26 @@ struct Connection {
     /// The deadline of the current head is running.
     head_is_timed: bool,
     resume: Resume,
+    request: Traits,
+}
+
+/// What the answer to the present request must know of it, whoever writes that answer.
+#[derive(Default)]
+struct Traits {
+    is_head: bool,
+    is_http10: bool,
+    /// Lines that only this request gets.
+    own_lines: Vec<u8>,
 }
 
 enum Step {
     Receive,
-    Send {
-        rest: Vec<u8>,
-        sent: usize,
-        then: Then,
-    },
-    Transfer {
-        prefix: Vec<u8>,
-        transfer: Box<Transfer>,
-        keep_alive: bool,
-    },
-    Upload {
-        before: Vec<u8>,
-        upload: Box<Upload>,
-        keep_alive: bool,
-    },
-    Discard {
-        answer: Vec<u8>,
-        decoder: BodyDecoder,
-        keep_alive: bool,
-    },
+    Send { rest: Vec<u8>, sent: usize, then: Then },
+    Transfer { prefix: Vec<u8>, transfer: Box<Transfer>, keep_alive: bool },
+    Upload { before: Vec<u8>, upload: Box<Upload>, keep_alive: bool },
+    Discard { answer: Vec<u8>, decoder: BodyDecoder, keep_alive: bool },
     Load(std::sync::Arc<Object>),
-    Watch {
-        name: String,
-        wait_ms: u64,
-    },
+    Watch { name: String, wait_ms: u64 },
     Close,
 }
 
@@ -125,21 +118,15 @@ impl Connection {
                     Ok(())
                 }
                 Step::Send { rest, sent, then } => self.send(rest, sent, then).await,
-                Step::Transfer {
-                    prefix,
-                    transfer,
-                    keep_alive,
-                } => Box::pin(self.transfer(prefix, transfer, keep_alive)).await,
-                Step::Upload {
-                    before,
-                    upload,
-                    keep_alive,
-                } => Box::pin(self.upload(before, upload, keep_alive)).await,
-                Step::Discard {
-                    answer,
-                    decoder,
-                    keep_alive,
-                } => Box::pin(self.discard(answer, decoder, keep_alive)).await,
+                Step::Transfer { prefix, transfer, keep_alive } => {
+                    Box::pin(self.transfer(prefix, transfer, keep_alive)).await
+                }
+                Step::Upload { before, upload, keep_alive } => {
+                    Box::pin(self.upload(before, upload, keep_alive)).await
+                }
+                Step::Discard { answer, decoder, keep_alive } => {
+                    Box::pin(self.discard(answer, decoder, keep_alive)).await
+                }
                 Step::Load(object) => Box::pin(self.load(object)).await,
                 Step::Watch { name, wait_ms } => Box::pin(self.watch(name, wait_ms)).await,
                 Step::Close => Err(Over),
@@ -176,10 +163,7 @@ impl Connection {
         buffer[..carried].copy_from_slice(&self.carry);
         let mut filled = carried;
         if !std::mem::take(&mut self.parse_first) {
-            match self
-                .socket
-                .try_recv(&mut buffer[filled..filled + RECEIVE_BYTES_MAX])
-            {
+            match self.socket.try_recv(&mut buffer[filled..filled + RECEIVE_BYTES_MAX]) {
                 Ok(Some(0)) | Err(_) => return Step::Close,
                 Ok(Some(got)) => filled += got,
                 Ok(None) => return Step::Receive,
@@ -210,16 +194,22 @@ impl Connection {
                 self.parse_first = true;
                 return (consumed, None);
             }
-            let mut headers = [EMPTY_HEADER; HEADERS_MAX];
+            let mut headers = HeaderRoom::default();
             let request = match parse(&input[consumed..], &mut headers, &core.options.head) {
                 Ok(Parsed::Request(request)) => request,
                 Ok(Parsed::Partial) => return (consumed, None),
                 Err(error) => {
-                    core.counters.add(Counter::RequestsRefused, 1);
+                    core.counters.add(Counter::Requests, 1);
+                    self.request = Traits::default();
                     return (input.len(), Some(Route::Refuse(Reply::of_head(error))));
                 }
             };
             let head_bytes = request.head_bytes;
+            self.request = Traits {
+                is_head: request.method == Method::Head,
+                is_http10: request.version == Version::Http10,
+                own_lines: origin_line(core, &request),
+            };
             let mut route = route(core, &self.role, &request, &self.resume, output);
             if matches!(route, Route::Load(_) | Route::Watch { .. }) {
                 // The same request is routed again: it stays in the input.
@@ -227,21 +217,17 @@ impl Connection {
             }
             core.counters.add(Counter::Requests, 1);
             self.resume = Resume::default();
-            self.head_is_timed = false;
+            if std::mem::take(&mut self.head_is_timed) {
+                self.deadline.farewell(None);
+            }
             consumed += head_bytes;
-            if let Route::Discard {
-                decoder,
-                keep_alive,
-            } = &mut route
-            {
+            if let Route::Discard { decoder, keep_alive } = &mut route {
                 match decoder.decode(&input[consumed..], &mut |_| {}) {
                     Ok(progress) => consumed += progress.consumed,
                     Err(_) => return (input.len(), Some(Route::Answered { keep_alive: false })),
                 }
                 if decoder.is_finished() {
-                    route = Route::Answered {
-                        keep_alive: *keep_alive,
-                    };
+                    route = Route::Answered { keep_alive: *keep_alive };
                 }
             }
             if !matches!(route, Route::Answered { keep_alive: true }) {
@@ -255,39 +241,22 @@ impl Connection {
     fn next(&mut self, route: Option<Route>, output: &mut Vec<u8>) -> Step {
         match route {
             None => self.send_now(output, Then::Continue),
-            Some(Route::Answered { keep_alive }) => self.send_now(
-                output,
-                if keep_alive {
-                    Then::Continue
-                } else {
-                    Then::Close
-                },
-            ),
+            Some(Route::Answered { keep_alive }) => {
+                self.send_now(output, if keep_alive { Then::Continue } else { Then::Close })
+            }
             Some(Route::Refuse(reply)) => {
-                write_refusal(&self.core, &reply, output);
+                self.write_refusal(&reply, output);
                 self.send_now(output, Then::Linger)
             }
-            Some(Route::Discard {
-                decoder,
-                keep_alive,
-            }) => Step::Discard {
-                answer: output.clone(),
-                decoder,
-                keep_alive,
-            },
-            Some(Route::Transfer {
-                transfer,
-                keep_alive,
-            }) => Step::Transfer {
-                prefix: output.clone(),
-                transfer,
-                keep_alive,
-            },
-            Some(Route::Upload { upload, keep_alive }) => Step::Upload {
-                before: output.clone(),
-                upload,
-                keep_alive,
-            },
+            Some(Route::Discard { decoder, keep_alive }) => {
+                Step::Discard { answer: output.clone(), decoder, keep_alive }
+            }
+            Some(Route::Transfer { transfer, keep_alive }) => {
+                Step::Transfer { prefix: output.clone(), transfer, keep_alive }
+            }
+            Some(Route::Upload { upload, keep_alive }) => {
+                Step::Upload { before: output.clone(), upload, keep_alive }
+            }
             // Answers to earlier requests first; then the same request is routed again.
             Some(Route::Load(_) | Route::Watch { .. }) if !output.is_empty() => {
                 self.parse_first = true;
@@ -301,11 +270,9 @@ impl Connection {
     fn send_now(&mut self, output: &[u8], then: Then) -> Step {
         if output.is_empty() {
             return match then {
-                Then::Continue if self.parse_first => Step::Send {
-                    rest: Vec::new(),
-                    sent: 0,
-                    then,
-                },
+                Then::Continue if self.parse_first => {
+                    Step::Send { rest: Vec::new(), sent: 0, then }
+                }
                 Then::Continue => Step::Receive,
                 Then::Close | Then::Linger => Step::Close,
             };
@@ -318,11 +285,7 @@ impl Connection {
                 if sent == output.len() && then == Then::Continue && !self.parse_first {
                     return Step::Receive;
                 }
-                Step::Send {
-                    rest: output[sent..].to_vec(),
-                    sent: 0,
-                    then,
-                }
+                Step::Send { rest: output[sent..].to_vec(), sent: 0, then }
             }
             Err(_) => Step::Close,
         }
@@ -337,8 +300,7 @@ impl Connection {
                     sent += bytes;
                 }
                 Ok(None) => {
-                    self.deadline
-                        .set(self.core.egress.options.send_stall_timeout_s);
+                    self.deadline.set(self.core.egress.options.send_stall_timeout_s);
                     self.socket.writable().await;
                     self.deadline.clear();
                 }
@@ -360,9 +322,7 @@ impl Connection {
         self.deadline.set(LINGER_S);
         let mut taken = 0;
         while taken < LINGER_BYTES_MAX {
-            let received = self
-                .socket
-                .try_recv(&mut self.core.ingest.receive_buffer.borrow_mut());
+            let received = self.socket.try_recv(&mut self.core.ingest.receive_buffer.borrow_mut());
             match received {
                 Ok(Some(0)) | Err(_) => break,
                 Ok(Some(got)) => taken += got,
@@ -380,14 +340,9 @@ impl Connection {
     ) -> Result<(), Over> {
         self.deadline.farewell(None);
         self.deadline.clear();
-        let ended = http_get::stream(
-            &self.core.egress,
-            *transfer,
-            prefix,
-            &self.socket,
-            &self.deadline,
-        )
-        .await;
+        let ended =
+            http_get::stream(&self.core.egress, *transfer, prefix, &self.socket, &self.deadline)
+                .await;
         match ended {
             Ended::Complete if keep_alive && !self.core.is_draining.get() => {
                 self.parse_first = !self.carry.is_empty();
@@ -399,6 +354,10 @@ impl Connection {
                     tracing::error!(%error, "a reader was cut: its object cannot be read");
                 }
                 Err(Over)
+            }
+            Ended::Unsent(error) => {
+                tracing::error!(%error, "a sealed object cannot be read");
+                self.refuse(&Reply::of_storage(&error)).await
             }
         }
     }
@@ -424,32 +383,19 @@ impl Connection {
         core.counters.add(Counter::UploadsSealed, 1);
         let keep_alive = keep_alive && !core.is_draining.get();
         let mut answer = Vec::with_capacity(256);
-        write_received(&core, &received, keep_alive, &mut answer);
+        self.write_received(&received, keep_alive, &mut answer);
         self.carry = received.leftover;
         self.parse_first = !self.carry.is_empty();
         self.deadline.phase(Phase::Idle);
-        self.send(
-            answer,
-            0,
-            if keep_alive {
-                Then::Continue
-            } else {
-                Then::Close
-            },
-        )
-        .await
+        self.send(answer, 0, if keep_alive { Then::Continue } else { Then::Close }).await
     }
 
     async fn upload_failed(&mut self, name: &str, error: &PutError) -> Result<(), Over> {
         self.core.counters.add(Counter::UploadsAborted, 1);
         log_storage(&self.core, name, error);
         tracing::debug!(object = name, %error, "an upload was aborted");
-        let Some(reply) = Reply::of_put(error) else {
-            return Err(Over);
-        };
-        let mut answer = Vec::with_capacity(512);
-        write_refusal(&self.core, &reply, &mut answer);
-        self.send(answer, 0, Then::Linger).await
+        let reply = Reply::of_put(error);
+        self.refuse(&reply).await
     }
 
     /// Read a body that nobody wants, then send the answer.
@@ -484,16 +430,7 @@ impl Connection {
         }
         self.deadline.clear();
         self.parse_first = !self.carry.is_empty();
-        self.send(
-            answer,
-            0,
-            if keep_alive {
-                Then::Continue
-            } else {
-                Then::Close
-            },
-        )
-        .await
+        self.send(answer, 0, if keep_alive { Then::Continue } else { Then::Close }).await
     }
 
     async fn load(&mut self, object: std::sync::Arc<Object>) -> Result<(), Over> {
@@ -507,9 +444,7 @@ impl Connection {
             Err(error) => {
                 self.core.counters.add(Counter::StorageErrors, 1);
                 tracing::error!(object = %object.name, %error, "a sealed object cannot be read");
-                let mut answer = Vec::with_capacity(512);
-                write_refusal(&self.core, &Reply::of_storage(&error), &mut answer);
-                self.send(answer, 0, Then::Linger).await
+                self.refuse(&Reply::of_storage(&error)).await
             }
         }
     }
@@ -519,73 +454,69 @@ impl Connection {
         let started = clock::now();
         self.parse_first = true;
         let Some(mut watch) = self.core.egress.store.watch(&name, self.core.egress.core) else {
-            let mut answer = Vec::with_capacity(512);
-            write_refusal(&self.core, &Reply::too_many_waiting(), &mut answer);
-            return self.send(answer, 0, Then::Linger).await;
+            return self.refuse(&Reply::too_many_waiting()).await;
         };
         self.core.counters.add(Counter::WaitedRequests, 1);
         self.deadline.phase(Phase::Waiting);
-        let present = std::future::poll_fn(|context| watch.poll_present(context));
-        let found = timers::within(Duration::from_millis(wait_ms), present).await;
-        drop(found);
+        let mut peer_gone = pin!(self.socket.peer_gone());
+        let present = std::future::poll_fn(|context| {
+            if peer_gone.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Err(Over));
+            }
+            watch.poll_present(context).map(|_| Ok(()))
+        });
+        timers::within(Duration::from_millis(wait_ms), present).await.unwrap_or(Ok(()))?;
         self.deadline.phase(Phase::Idle);
         self.resume.waited_ms = Some(started.elapsed().as_millis() as u64);
         Ok(())
     }
-}
 
-fn write_refusal(core: &Core, reply: &Reply, output: &mut Vec<u8>) {
-    let class = if reply.status >= 500 {
-        Counter::ResponsesServerError
-    } else {
-        Counter::ResponsesClientError
-    };
-    core.counters.add(class, 1);
-    let frame = Frame {
-        is_head: false,
-        is_http10: false,
-        keep_alive: false,
-        cache_control: &core.options.cache_error,
-        common_lines: &core.options.common_lines,
-        waited_ms: None,
-        own_lines: &[],
-    };
-    reply::write(
-        output,
-        reply,
-        &frame,
-        &mut core.egress.date.borrow_mut(),
-        clock::unix_s(),
-    );
-}
-
-/// 201 for a new object, 204 for a replaced one.
-fn write_received(
-    core: &Core,
-    received: &http_put::Received,
-    keep_alive: bool,
-    output: &mut Vec<u8>,
-) {
-    let mut head = HeadWriter::new(output, if received.replaced { 204 } else { 201 });
-    if !received.replaced {
-        // RFC 9110 §8.6: a 204 has no Content-Length.
-        head.number("Content-Length", 0);
+    /// Send a refusal and let the peer read it.
+    async fn refuse(&mut self, reply: &Reply) -> Result<(), Over> {
+        let mut answer = Vec::with_capacity(512);
+        self.write_refusal(reply, &mut answer);
+        self.send(answer, 0, Then::Linger).await
     }
-    head.field("ETag", &received.etag);
-    head.lines(&core.options.common_lines);
-    let frame = Frame {
-        is_head: false,
-        is_http10: false,
-        keep_alive,
-        cache_control: "",
-        common_lines: &[],
-        waited_ms: None,
-        own_lines: &[],
-    };
-    reply::finish(
-        output,
-        &frame,
-        &mut core.egress.date.borrow_mut(),
-        clock::unix_s(),
-    );
+
+    fn write_refusal(&self, reply: &Reply, output: &mut Vec<u8>) {
+        let core = &self.core;
+        let is_ours = reply.status >= 500;
+        let class =
+            if is_ours { Counter::ResponsesServerError } else { Counter::ResponsesClientError };
+        core.counters.add(class, 1);
+        core.counters.add(Counter::RequestsRefused, 1);
+        let frame = Frame { common_lines: &core.options.common_lines, ..self.frame(false) };
+        reply::write(output, reply, &frame, &mut core.egress.date.borrow_mut(), clock::unix_s());
+    }
+
+    /// 201 for a new object, 204 for a replaced one.
+    fn write_received(
+        &self,
+        received: &http_put::Received,
+        keep_alive: bool,
+        output: &mut Vec<u8>,
+    ) {
+        let core = &self.core;
+        let mut head = HeadWriter::new(output, if received.replaced { 204 } else { 201 });
+        if !received.replaced {
+            // RFC 9110 §8.6: a 204 has no Content-Length.
+            head.number("Content-Length", 0);
+        }
+        head.field("ETag", &received.etag);
+        head.lines(&core.options.common_lines);
+        let frame = self.frame(keep_alive);
+        reply::finish(output, &frame, &mut core.egress.date.borrow_mut(), clock::unix_s());
+    }
+
+    fn frame(&self, keep_alive: bool) -> Frame<'_> {
+        Frame {
+            is_head: self.request.is_head,
+            is_http10: self.request.is_http10,
+            keep_alive,
+            cache_control: &self.core.options.cache_error,
+            common_lines: &[],
+            waited_ms: None,
+            own_lines: &self.request.own_lines,
+        }
+    }
 }

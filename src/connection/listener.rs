@@ -50,7 +50,9 @@ pub fn stop(core: &Rc<Core>, listener: &Listener, role: &Role) {
 
 fn admit(core: &Rc<Core>, socket: Socket, role: &Role) {
     core.counters.add(Counter::ConnectionsAccepted, 1);
-    let is_full = core.deadlines.len() >= core.options.connections_max;
+    // The admin address must answer above all when the others cannot.
+    let is_full =
+        matches!(role, Role::Objects) && core.deadlines.len() >= core.options.connections_max;
     if is_full {
         if core.deadlines.evict_one() {
             core.counters.add(Counter::ConnectionsEvicted, 1);

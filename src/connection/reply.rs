@@ -1,5 +1,5 @@
-//! The one place that knows status codes: every error of every layer, as status, advice and fate of
-//! the connection.
+//! The one place that turns errors into status codes: every error of every layer, as status, advice
+//! and fate of the connection.
 
 use crate::ingest::http_put::PutError;
 use crate::store::{BeginError, RemoveError, StorageError, WriteError};
@@ -18,26 +18,15 @@ pub struct Reply {
 
 impl Reply {
     fn new(status: u16, text: impl Into<String>) -> Reply {
-        Reply {
-            status,
-            text: text.into(),
-            closes: false,
-            lines: String::new(),
-        }
+        Reply { status, text: text.into(), closes: false, lines: String::new() }
     }
 
     fn closing(self) -> Reply {
-        Reply {
-            closes: true,
-            ..self
-        }
+        Reply { closes: true, ..self }
     }
 
     fn with_line(self, line: &str) -> Reply {
-        Reply {
-            lines: self.lines + line + "\r\n",
-            ..self
-        }
+        Reply { lines: self.lines + line + "\r\n", ..self }
     }
 
     pub fn not_found() -> Reply {
@@ -51,11 +40,8 @@ impl Reply {
     }
 
     pub fn not_implemented() -> Reply {
-        Reply::new(
-            501,
-            "the method is not known; use GET, HEAD, PUT, POST, DELETE or OPTIONS",
-        )
-        .closing()
+        Reply::new(501, "the method is not known; use GET, HEAD, PUT, POST, DELETE or OPTIONS")
+            .closing()
     }
 
     pub fn admin_is_read_only() -> Reply {
@@ -73,11 +59,7 @@ impl Reply {
     }
 
     pub fn unexpected_body() -> Reply {
-        Reply::new(
-            400,
-            "GET and HEAD have no body here; use PUT or POST to upload",
-        )
-        .closing()
+        Reply::new(400, "GET and HEAD have no body here; use PUT or POST to upload").closing()
     }
 
     pub fn body_too_large() -> Reply {
@@ -85,11 +67,7 @@ impl Reply {
     }
 
     pub fn name_is_folder() -> Reply {
-        Reply::new(
-            400,
-            "the name of an object does not end in a slash: add a file name",
-        )
-        .closing()
+        Reply::new(400, "the name of an object does not end in a slash: add a file name").closing()
     }
 
     pub fn name_is_reserved() -> Reply {
@@ -147,11 +125,9 @@ impl Reply {
 
     pub fn of_storage(error: &StorageError) -> Reply {
         match error {
-            StorageError::NoSpace(_) => Reply::new(
-                507,
-                "the origin's storage is full: nothing was kept; try again later",
-            )
-            .closing(),
+            StorageError::NoSpace(_) => {
+                Reply::new(507, "the origin's storage is full; try again later").closing()
+            }
             StorageError::NoDescriptors(_) => {
                 Reply::new(503, "the origin is at its limit of open files; try again")
                     .with_line("Retry-After: 1")
@@ -163,27 +139,29 @@ impl Reply {
         }
     }
 
-    /// An upload that failed. `None` if there is nobody left to tell.
-    pub fn of_put(error: &PutError) -> Option<Reply> {
+    /// An upload that failed.
+    pub fn of_put(error: &PutError) -> Reply {
         let reply = match error {
-            PutError::PeerGone => return None,
+            // A peer that only ended its side can still read this.
+            PutError::PeerGone => Reply::new(400, error.to_string()),
             PutError::Begin(error) => Reply::of_begin(error),
             PutError::StoredHeadersTooLarge => Reply::new(431, error.to_string()),
             PutError::Framing(error) => Reply::new(400, error.to_string()),
-            PutError::Write(WriteError::TakenOver) => Reply::new(
-                409,
-                "another upload took this name over; this one was dropped",
-            ),
+            PutError::Write(WriteError::TakenOver) => {
+                Reply::new(409, "another upload took this name over; this one was dropped")
+            }
             PutError::Write(WriteError::Removed) => {
                 Reply::new(410, "the object was deleted while it was uploaded")
             }
-            PutError::Write(WriteError::TooLarge) => Reply::new(
-                413,
-                "the object is longer than store.object_bytes_max allows",
-            ),
+            PutError::Write(WriteError::NameTaken) => {
+                Reply::new(409, "objects below this name, or an object above it, came first")
+            }
+            PutError::Write(WriteError::TooLarge) => {
+                Reply::new(413, "the object is longer than store.object_bytes_max allows")
+            }
             PutError::Write(WriteError::Storage(error)) => Reply::of_storage(error),
         };
-        Some(reply.closing())
+        reply.closing()
     }
 
     fn of_begin(error: &BeginError) -> Reply {
@@ -192,10 +170,9 @@ impl Reply {
                 409,
                 "a part of the path is an object itself: choose another name or delete that one",
             ),
-            BeginError::IsFolder => Reply::new(
-                409,
-                "objects live below this name: choose another or delete those",
-            ),
+            BeginError::IsFolder => {
+                Reply::new(409, "objects live below this name: choose another or delete those")
+            }
             BeginError::WriterActive => Reply::new(409, "the object has an active writer"),
             BeginError::TooManyObjects => Reply::new(
                 507,
@@ -283,10 +260,7 @@ mod tests {
         ];
         for error in errors {
             let reply = Reply::of_head(error);
-            assert!(
-                reply.closes && reply.status >= 400 && !reply.text.contains('\n'),
-                "{error:?}"
-            );
+            assert!(reply.closes && reply.status >= 400 && !reply.text.contains('\n'), "{error:?}");
         }
     }
 }

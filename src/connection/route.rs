@@ -12,7 +12,7 @@ use crate::egress::http_get::{self, Ask, Got, Transfer};
 use crate::ingest::http_put::{self, Upload};
 use crate::runtime::clock;
 use crate::runtime::counters::Counter;
-use crate::store::{Life, NAME_BYTES_MAX, NAME_PART_BYTES_MAX, Object};
+use crate::store::{Life, NAME_BYTES_MAX, NAME_PART_BYTES_MAX, Object, fits_file_system};
 use crate::wire::http1::{
     BodyDecoder, Framing, HeadWriter, Method, Request, Target, Version, etag_list_matches,
     parse_target,
@@ -101,9 +101,7 @@ pub(super) fn route(
 }
 
 fn check_name(name: &str) -> Result<(), Reply> {
-    let too_long =
-        name.len() > NAME_BYTES_MAX || name.split('/').any(|part| part.len() > NAME_PART_BYTES_MAX);
-    if too_long {
+    if !fits_file_system(name) {
         return Err(Reply::name_too_long(NAME_PART_BYTES_MAX, NAME_BYTES_MAX));
     }
     if name == ".headwater" || name.starts_with(".headwater/") {
@@ -121,10 +119,7 @@ fn with_body_discarded(request: &Request<'_, '_>, route: Route) -> Route {
             Framing::Length(length) if length > UNWANTED_BODY_BYTES_MAX => {
                 Route::Refuse(Reply::body_too_large())
             }
-            _ => Route::Discard {
-                decoder,
-                keep_alive,
-            },
+            _ => Route::Discard { decoder, keep_alive },
         },
         other => other,
     }
@@ -148,15 +143,12 @@ fn frame_of<'c>(
 }
 
 /// With several allowed origins, the line for this request's one (Fetch standard §3.2.5).
-fn origin_line(core: &Core, request: &Request<'_, '_>) -> Vec<u8> {
+pub(super) fn origin_line(core: &Core, request: &Request<'_, '_>) -> Vec<u8> {
     let Some(origin) = request.fields.origin else {
         return Vec::new();
     };
-    let is_listed = core
-        .options
-        .listed_origins
-        .iter()
-        .any(|listed| listed == origin || listed == "*");
+    let is_listed =
+        core.options.listed_origins.iter().any(|listed| listed == origin || listed == "*");
     if is_listed {
         format!("Access-Control-Allow-Origin: {origin}\r\n").into_bytes()
     } else {
@@ -182,16 +174,8 @@ fn answer(
         frame.cache_control = &core.options.cache_not_found;
     }
     core.counters.add(Counter::ResponsesClientError, 1);
-    reply::write(
-        out,
-        reply,
-        &frame,
-        &mut core.egress.date.borrow_mut(),
-        clock::unix_s(),
-    );
-    Route::Answered {
-        keep_alive: frame.keep_alive,
-    }
+    reply::write(out, reply, &frame, &mut core.egress.date.borrow_mut(), clock::unix_s());
+    Route::Answered { keep_alive: frame.keep_alive }
 }
 
 fn answer_options(core: &Core, request: &Request<'_, '_>, out: &mut Vec<u8>) -> Route {
@@ -199,17 +183,9 @@ fn answer_options(core: &Core, request: &Request<'_, '_>, out: &mut Vec<u8>) -> 
     let frame = frame_of(core, request, &Resume::default(), &own_lines);
     let mut head = HeadWriter::new(out, 204);
     head.field("Allow", "GET, HEAD, PUT, POST, DELETE, OPTIONS");
-    head.lines(frame.common_lines)
-        .lines(&core.options.preflight_lines);
-    reply::finish(
-        out,
-        &frame,
-        &mut core.egress.date.borrow_mut(),
-        clock::unix_s(),
-    );
-    Route::Answered {
-        keep_alive: frame.keep_alive,
-    }
+    head.lines(frame.common_lines).lines(&core.options.preflight_lines);
+    reply::finish(out, &frame, &mut core.egress.date.borrow_mut(), clock::unix_s());
+    Route::Answered { keep_alive: frame.keep_alive }
 }
 
 fn answer_admin(
@@ -231,18 +207,11 @@ fn answer_admin(
     head.field("Content-Type", page.content_type);
     head.number("Content-Length", page.body.len() as u64);
     head.field("Cache-Control", "no-store");
-    reply::finish(
-        out,
-        &frame,
-        &mut core.egress.date.borrow_mut(),
-        clock::unix_s(),
-    );
+    reply::finish(out, &frame, &mut core.egress.date.borrow_mut(), clock::unix_s());
     if !frame.is_head {
         out.extend_from_slice(page.body.as_bytes());
     }
-    Route::Answered {
-        keep_alive: frame.keep_alive,
-    }
+    Route::Answered { keep_alive: frame.keep_alive }
 }
 
 fn get(
@@ -254,22 +223,14 @@ fn get(
     out: &mut Vec<u8>,
 ) -> Route {
     let loaded = resume.loaded.as_ref().map(|(object, _)| object.clone());
-    let found = loaded.or_else(|| {
-        if is_folder {
-            None
-        } else {
-            core.egress.store.lookup_or_adopt(name)
-        }
-    });
+    let found =
+        loaded.or_else(|| if is_folder { None } else { core.egress.store.lookup_or_adopt(name) });
     // Between its abort and its leaving the table an object is as good as absent.
     let found = found.filter(|object| matches!(object.life(), Life::Open | Life::Sealed));
     let Some(object) = found else {
         let may_wait = core.options.wait_absent && request.method == Method::Get && !is_folder;
         if may_wait && resume.waited_ms.is_none() && !core.is_draining.get() {
-            return Route::Watch {
-                name: name.to_owned(),
-                wait_ms: wait_ms(core, request),
-            };
+            return Route::Watch { name: name.to_owned(), wait_ms: wait_ms(core, request) };
         }
         return answer(core, request, resume, &Reply::not_found(), out);
     };
@@ -284,16 +245,11 @@ fn get(
         body: resume.loaded.as_ref().map(|(_, body)| body.clone()),
     };
     match http_get::respond(&core.egress, &ask, &object, out) {
-        Got::Answered => Route::Answered {
-            keep_alive: ask.keep_alive,
-        },
+        Got::Answered => Route::Answered { keep_alive: ask.keep_alive },
         Got::Load(object) => Route::Load(object),
         Got::Transfer(transfer) => {
             let keep_alive = ask.keep_alive && !transfer.ends_by_close();
-            Route::Transfer {
-                transfer,
-                keep_alive,
-            }
+            Route::Transfer { transfer, keep_alive }
         }
         Got::Unsatisfiable(length) => {
             answer(core, request, resume, &Reply::unsatisfiable(length), out)
@@ -311,9 +267,8 @@ fn wait_ms(core: &Core, request: &Request<'_, '_>) -> u64 {
         let digits = &digits[..digits.bytes().take_while(u8::is_ascii_digit).count()];
         digits.parse::<u64>().ok()
     });
-    let wait_ms = asked.map_or(core.options.wait_default_ms, |seconds| {
-        seconds.saturating_mul(1000)
-    });
+    let wait_ms =
+        asked.map_or(core.options.wait_default_ms, |seconds| seconds.saturating_mul(1000));
     wait_ms.min(core.options.wait_max_ms)
 }
 
@@ -328,28 +283,20 @@ fn put(core: &Core, request: &Request<'_, '_>, name: &str, is_folder: bool) -> R
         return Route::Refuse(Reply::name_is_folder());
     }
     if !upload_precondition_holds(core, request, name) {
-        return Route::Refuse(Reply {
-            closes: true,
-            ..Reply::precondition_failed()
-        });
+        return Route::Refuse(Reply { closes: true, ..Reply::precondition_failed() });
     }
     let expects_continue = request.fields.expect_continue;
-    match http_put::begin(
-        &core.ingest,
+    match http_put::plan(
+        &core.ingest.options,
         name,
         request.headers,
         request.framing,
         expects_continue,
     ) {
-        Ok(upload) => Route::Upload {
-            upload: Box::new(upload),
-            keep_alive: keeps_alive(core, request),
-        },
-        Err(error) => {
-            log_storage(core, name, &error);
-            // Without a peer there is no request, so there is always somebody to tell here.
-            Reply::of_put(&error).map_or(Route::Answered { keep_alive: false }, Route::Refuse)
+        Ok(upload) => {
+            Route::Upload { upload: Box::new(upload), keep_alive: keeps_alive(core, request) }
         }
+        Err(error) => Route::Refuse(Reply::of_put(&error)),
     }
 }
 
@@ -360,35 +307,20 @@ fn upload_precondition_holds(core: &Core, request: &Request<'_, '_>, name: &str)
         return true;
     }
     let current = core.ingest.store.lookup_or_adopt(name);
-    let etag = current
-        .as_ref()
-        .map(|object| object.seal().map_or("", |seal| &seal.etag));
+    let etag = current.as_ref().map(|object| object.seal().map_or("", |seal| &seal.etag));
     let matches = |list: &str| etag.is_some_and(|etag| etag_list_matches(list, etag, true));
     if_match.is_none_or(matches) && !if_none_match.is_some_and(matches)
 }
 
 fn delete(core: &Core, request: &Request<'_, '_>, name: &str, out: &mut Vec<u8>) -> Route {
     if let Err(error) = core.ingest.store.remove(name, Some(core.ingest.core)) {
-        return answer(
-            core,
-            request,
-            &Resume::default(),
-            &Reply::of_remove(&error),
-            out,
-        );
+        return answer(core, request, &Resume::default(), &Reply::of_remove(&error), out);
     }
     let own_lines = origin_line(core, request);
     let frame = frame_of(core, request, &Resume::default(), &own_lines);
     HeadWriter::new(out, 204).lines(frame.common_lines);
-    reply::finish(
-        out,
-        &frame,
-        &mut core.egress.date.borrow_mut(),
-        clock::unix_s(),
-    );
-    Route::Answered {
-        keep_alive: frame.keep_alive,
-    }
+    reply::finish(out, &frame, &mut core.egress.date.borrow_mut(), clock::unix_s());
+    Route::Answered { keep_alive: frame.keep_alive }
 }
 
 /// A failure of the storage is ours: count it and say it, once per failed upload.

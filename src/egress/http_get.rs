@@ -134,43 +134,42 @@ fn respond_sealed(
     if !ask.is_plain() {
         return respond_sealed_unusual(egress, ask, object, seal, out);
     }
-    let body = if ask.is_head {
-        Some(Bytes::new())
-    } else if seal.length <= egress.options.small_object_bytes_max {
-        let Some(body) = small_body(egress, ask, object) else {
-            return Got::Load(object.clone());
-        };
-        Some(body)
-    } else {
-        None
-    };
+    let answer_start = out.len();
     out.extend_from_slice(object.memo.get_or_init(|| whole_head(egress, object, seal)));
     egress.write_date(out);
     out.extend_from_slice(b"\r\n");
-    match body {
-        Some(body) => {
-            out.extend_from_slice(&body);
-            Got::Answered
-        }
-        None => whole_transfer(object, seal),
+    if ask.is_head {
+        return Got::Answered;
     }
+    if seal.length > egress.options.small_object_bytes_max {
+        return whole_transfer(object, seal);
+    }
+    if copy_small_body(egress, ask, object, (0, seal.length), out) {
+        return Got::Answered;
+    }
+    out.truncate(answer_start);
+    Got::Load(object.clone())
 }
 
-fn small_body(egress: &Egress, ask: &Ask<'_>, object: &Arc<Object>) -> Option<Bytes> {
-    if object.tail() == 0 {
-        return Some(Bytes::new());
+/// Append a part of the body if it is in memory.
+fn copy_small_body(
+    egress: &Egress,
+    ask: &Ask<'_>,
+    object: &Object,
+    (start, end): (u64, u64),
+    out: &mut Vec<u8>,
+) -> bool {
+    if let Some(body) = &ask.body {
+        out.extend_from_slice(&body[start as usize..end as usize]);
+        return true;
     }
-    let body = ask.body.clone().or_else(|| egress.store.hot_body(object))?;
-    egress.counters.add(Counter::BodyCacheHits, 1);
-    Some(body)
+    let is_hot = start == end || object.copy_hot_body(start, end, out);
+    egress.counters.add(Counter::BodyCacheHits, u64::from(is_hot));
+    is_hot
 }
 
 fn whole_transfer(object: &Arc<Object>, seal: &Seal) -> Got {
-    let part = Part {
-        preface: Vec::new(),
-        start: 0,
-        end: seal.length,
-    };
+    let part = Part { preface: Vec::new(), start: 0, end: seal.length };
     Got::Transfer(Box::new(Transfer {
         object: object.clone(),
         parts: vec![part],
@@ -219,27 +218,19 @@ fn respond_sealed_unusual(
     write_content_type(&mut head, object);
     head.number("Content-Length", end - start);
     if is_partial {
-        head.field(
-            "Content-Range",
-            &format!("bytes {start}-{}/{}", end - 1, seal.length),
-        );
+        head.field("Content-Range", &format!("bytes {start}-{}/{}", end - 1, seal.length));
     }
     write_sealed_fields(egress, &mut head, object, seal);
     finish_head(egress, ask, out);
-    if ask.is_head || start == end {
+    if ask.is_head {
         return Got::Answered;
     }
-    if let Some(body) = ask.body.clone().or_else(|| egress.store.hot_body(object)) {
-        out.extend_from_slice(&body[start as usize..end as usize]);
+    if copy_small_body(egress, ask, object, (start, end), out) {
         return Got::Answered;
     }
     Got::Transfer(Box::new(Transfer {
         object: object.clone(),
-        parts: vec![Part {
-            preface: Vec::new(),
-            start,
-            end,
-        }],
+        parts: vec![Part { preface: Vec::new(), start, end }],
         closing: Vec::new(),
         framing: BodyFraming::Length,
     }))
@@ -315,24 +306,12 @@ fn respond_open(egress: &Egress, ask: &Ask<'_>, object: &Arc<Object>, out: &mut 
     }
     write_stored_fields(egress, &mut head, object);
     let keep_alive = ask.keep_alive && framing != BodyFraming::UntilClose;
-    finish_head(
-        egress,
-        &Ask {
-            keep_alive,
-            body: None,
-            ..*ask
-        },
-        out,
-    );
+    finish_head(egress, &Ask { keep_alive, body: None, ..*ask }, out);
     if ask.is_head {
         return Got::Answered;
     }
     egress.counters.add(Counter::ReadersFollowing, 1);
-    let part = Part {
-        preface: place.preamble.to_vec(),
-        start: place.start,
-        end: place.end,
-    };
+    let part = Part { preface: place.preamble.to_vec(), start: place.start, end: place.end };
     Got::Transfer(Box::new(Transfer {
         object: object.clone(),
         parts: vec![part],
@@ -357,70 +336,37 @@ struct TrimmedAway;
 /// which is what 200 gives: players send it with every request and cannot do with an unknown length
 /// in Content-Range. Suffix and several ranges mean nothing yet: the whole.
 fn open_place(ask: &Ask<'_>, object: &Object) -> Result<OpenPlace, TrimmedAway> {
-    let usable = ask
-        .fields
-        .range
-        .filter(|_| !ask.is_head && ask.fields.if_range.is_none());
+    let usable = ask.fields.range.filter(|_| !ask.is_head && ask.fields.if_range.is_none());
     let specs = usable.and_then(parse_range).unwrap_or_default();
     let (start, last) = match specs.as_slice() {
-        [RangeSpec::From(first, last)]
-            if *first > 0 || last.is_some_and(|last| last < FOLLOW_LAST_BYTE) =>
-        {
-            (
-                *first,
-                last.unwrap_or(FOLLOW_LAST_BYTE).min(FOLLOW_LAST_BYTE),
-            )
+        [RangeSpec::From(first, last)] if *first > 0 || last.is_some() => {
+            (*first, last.unwrap_or(FOLLOW_LAST_BYTE).min(FOLLOW_LAST_BYTE))
         }
         _ => return Ok(whole_place(object)),
     };
     if start < object.head() || start > last {
         return Err(TrimmedAway);
     }
-    let end = if last == FOLLOW_LAST_BYTE {
-        u64::MAX
-    } else {
-        last + 1
-    };
-    Ok(OpenPlace {
-        preamble: Bytes::new(),
-        start,
-        end,
-        range: Some((start, last)),
-    })
+    let end = if last == FOLLOW_LAST_BYTE { u64::MAX } else { last + 1 };
+    Ok(OpenPlace { preamble: Bytes::new(), start, end, range: Some((start, last)) })
 }
 
 /// From the first byte; of a trimmed object its preamble and the last place to start decoding.
 fn whole_place(object: &Object) -> OpenPlace {
     let head = object.head();
     if head == 0 {
-        return OpenPlace {
-            preamble: Bytes::new(),
-            start: 0,
-            end: u64::MAX,
-            range: None,
-        };
+        return OpenPlace { preamble: Bytes::new(), start: 0, end: u64::MAX, range: None };
     }
     let start = object.last_random_access().unwrap_or(head);
-    OpenPlace {
-        preamble: object.preamble().unwrap_or_default(),
-        start,
-        end: u64::MAX,
-        range: None,
-    }
+    OpenPlace { preamble: object.preamble().unwrap_or_default(), start, end: u64::MAX, range: None }
 }
 
 fn content_type_of(object: &Object) -> Option<&str> {
-    object
-        .info
-        .header("Content-Type")
-        .or_else(|| media_type::by_extension(&object.name))
+    object.info.header("Content-Type").or_else(|| media_type::by_extension(&object.name))
 }
 
 fn write_content_type(head: &mut HeadWriter<'_>, object: &Object) {
-    head.field(
-        "Content-Type",
-        content_type_of(object).unwrap_or("application/octet-stream"),
-    );
+    head.field("Content-Type", content_type_of(object).unwrap_or("application/octet-stream"));
 }
 
 fn write_sealed_fields(egress: &Egress, head: &mut HeadWriter<'_>, object: &Object, seal: &Seal) {
@@ -434,11 +380,8 @@ fn write_sealed_fields(egress: &Egress, head: &mut HeadWriter<'_>, object: &Obje
 
 /// What the uploader sent and is kept, the cache rule where it sent none, and the common lines.
 fn write_stored_fields(egress: &Egress, head: &mut HeadWriter<'_>, object: &Object) {
-    let stored = object
-        .info
-        .headers
-        .iter()
-        .filter(|(name, _)| !name.eq_ignore_ascii_case("Content-Type"));
+    let stored =
+        object.info.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("Content-Type"));
     for (name, value) in stored {
         head.field(name, value);
     }
@@ -485,10 +428,7 @@ pub async fn load(egress: &Egress, object: &Arc<Object>) -> Result<Bytes, Storag
             Err(error) => return Err(error),
         };
         egress.counters.add(Counter::FileReads, 1);
-        let data = egress
-            .ring
-            .read(at.file, at.offset, at.len as usize)
-            .await?;
+        let data = egress.ring.read(at.file, at.offset, at.len as usize).await?;
         if data.bytes().is_empty() {
             return Err(StorageError::Changed);
         }
@@ -507,6 +447,8 @@ pub enum Ended {
     Complete,
     /// The answer could not be completed: the connection must be closed.
     Cut(CutReason),
+    /// The object cannot be read, and nothing was sent yet: there is room for an error.
+    Unsent(StorageError),
 }
 
 #[derive(Debug)]
@@ -529,20 +471,10 @@ pub async fn stream(
     deadline: &Deadline,
 ) -> Ended {
     let following = transfer.object.seal().is_none();
-    deadline.phase(if following {
-        Phase::Following
-    } else {
-        Phase::Sending
-    });
+    deadline.phase(if following { Phase::Following } else { Phase::Sending });
     let framing = transfer.framing;
-    let mut sender = Sender {
-        egress,
-        socket,
-        deadline,
-        framing,
-        prefix,
-        turn_bytes: 0,
-    };
+    let mut sender =
+        Sender { egress, socket, deadline, framing, prefix, turn_bytes: 0, has_sent: false };
     let outcome = send_parts(&mut sender, transfer).await;
     deadline.clear();
     deadline.phase(Phase::Idle);
@@ -555,19 +487,16 @@ pub async fn stream(
         CutReason::Storage(_) => egress.counters.add(Counter::StorageErrors, 1),
         CutReason::Peer => {}
     }
-    if framing == BodyFraming::UntilClose {
-        socket.reset_on_close();
+    match reason {
+        CutReason::Storage(error) if !sender.has_sent => return Ended::Unsent(error),
+        _ if framing == BodyFraming::UntilClose => socket.reset_on_close(),
+        _ => {}
     }
     Ended::Cut(reason)
 }
 
 async fn send_parts(sender: &mut Sender<'_>, transfer: Transfer) -> Result<(), CutReason> {
-    let Transfer {
-        object,
-        parts,
-        closing,
-        framing,
-    } = transfer;
+    let Transfer { object, parts, closing, framing } = transfer;
     let (store, core) = (&sender.egress.store, sender.egress.core);
     for part in parts {
         sender.put_prefix(&part.preface);
@@ -582,15 +511,16 @@ async fn send_parts(sender: &mut Sender<'_>, transfer: Transfer) -> Result<(), C
 }
 
 async fn send_part(sender: &mut Sender<'_>, reader: &mut Reader) -> Result<(), CutReason> {
+    // One readiness serves all waits of this part.
     let socket = sender.socket;
-    let mut hang_up = pin!(Some(socket.readable()));
+    let mut peer_gone = pin!(socket.peer_gone());
     let mut least_lag = reader.lag_bytes();
     loop {
         match reader.available() {
             Available::Bytes(_) => sender.frame(reader).await?,
             Available::AtTail => {
                 sender.flush_prefix().await?;
-                wait_at_tail(reader, socket, hang_up.as_mut()).await?;
+                wait_at_tail(reader, peer_gone.as_mut()).await?;
             }
             Available::End => return Ok(()),
             Available::Aborted => return Err(CutReason::Aborted),
@@ -605,30 +535,16 @@ async fn send_part(sender: &mut Sender<'_>, reader: &mut Reader) -> Result<(), C
     }
 }
 
-/// Wait for news of the object, or for the peer to go away. `hang_up` is one readiness operation
-/// that serves all waits of a part; it is `None` once it has fired for a request that was pipelined.
-async fn wait_at_tail<F: Future<Output = ()>>(
+/// Wait for news of the object, or for the peer to go away.
+async fn wait_at_tail(
     reader: &mut Reader,
-    socket: &Socket,
-    mut hang_up: Pin<&mut Option<F>>,
+    mut peer_gone: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<(), CutReason> {
     std::future::poll_fn(|context| {
         if reader.poll_news(context).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        let Some(readable) = hang_up.as_mut().as_pin_mut() else {
-            return Poll::Pending;
-        };
-        if readable.poll(context).is_pending() {
-            return Poll::Pending;
-        }
-        hang_up.set(None);
-        // What came may also be the next, pipelined request: it waits until this answer is done.
-        if socket.is_peer_gone() {
-            Poll::Ready(Err(CutReason::Peer))
-        } else {
-            Poll::Pending
-        }
+        peer_gone.as_mut().poll(context).map(|()| Err(CutReason::Peer))
     })
     .await
 }
@@ -642,6 +558,7 @@ struct Sender<'a> {
     /// Bytes that go out in front of the next data.
     prefix: Vec<u8>,
     turn_bytes: u64,
+    has_sent: bool,
 }
 
 impl Sender<'_> {
@@ -651,8 +568,7 @@ impl Sender<'_> {
             return;
         }
         if self.framing == BodyFraming::Chunked {
-            self.prefix
-                .extend_from_slice(Chunk::header(bytes.len() as u64).as_bytes());
+            self.prefix.extend_from_slice(Chunk::header(bytes.len() as u64).as_bytes());
             self.prefix.extend_from_slice(bytes);
             self.prefix.extend_from_slice(Chunk::END);
         } else {
@@ -679,17 +595,10 @@ impl Sender<'_> {
             self.turn_bytes = 0;
             yield_now().await;
         }
-        let len = reader
-            .mapped(SLICE_BYTES_MAX)
-            .map_err(CutReason::Storage)?
-            .len() as u64;
+        let len = reader.mapped(SLICE_BYTES_MAX).map_err(CutReason::Storage)?.len() as u64;
         let is_fresh = reader.object().seal().is_none() && reader.lag_bytes() < FRESH_BYTES;
         let cold = !is_fresh && !reader.is_resident(len) && !self.egress.store.is_memory_only();
-        let (len, sent) = if cold {
-            self.send_read(reader, len).await?
-        } else {
-            (len, 0)
-        };
+        let (len, sent) = if cold { self.send_read(reader, len).await? } else { (len, 0) };
         self.send_mapped(reader, len, sent).await?;
         reader.advance(len);
         Ok(())
@@ -708,11 +617,7 @@ impl Sender<'_> {
         }
         let at = reader.read_at(len).map_err(CutReason::Storage)?;
         self.egress.counters.add(Counter::FileReads, 1);
-        let read = self
-            .egress
-            .ring
-            .read(at.file, at.offset, at.len as usize)
-            .await;
+        let read = self.egress.ring.read(at.file, at.offset, at.len as usize).await;
         let mut buffer = read.map_err(|error| CutReason::Storage(error.into()))?;
         let got = buffer.bytes().len() as u64;
         if got == 0 {
@@ -766,6 +671,7 @@ impl Sender<'_> {
 
     fn count(&mut self, bytes: usize) -> usize {
         self.turn_bytes += bytes as u64;
+        self.has_sent |= bytes > 0;
         self.egress.counters.add(Counter::BytesOut, bytes as u64);
         bytes
     }

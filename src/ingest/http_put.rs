@@ -15,6 +15,7 @@ use crate::runtime::clock;
 use crate::runtime::counters::Counter;
 use crate::runtime::deadlines::{Deadline, Phase};
 use crate::runtime::socket::Socket;
+use crate::runtime::worker::yield_now;
 use crate::store::{
     BeginError, NewObject, ObjectInfo, RECORD_BYTES_MAX, StorageError, Visibility, WriteError,
     WriteRule, Writer,
@@ -32,18 +33,16 @@ const STORED_HEADERS: [&str; 5] = [
 ];
 
 /// Never kept, whatever the configuration says.
-const SECRET_HEADERS: [&str; 4] = [
-    "Authorization",
-    "Proxy-Authorization",
-    "Cookie",
-    "Set-Cookie",
-];
+const SECRET_HEADERS: [&str; 4] = ["Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie"];
 
 /// Sent when the uploader waits for it (RFC 9110 §10.1.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Stored header fields of one object together; with the name they must fit the record.
 const STORED_BYTES_MAX: usize = RECORD_BYTES_MAX / 3;
+
+/// Received without waiting before other tasks of the core have their turn.
+const TURN_BYTES_MAX: u64 = 2 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PutError {
@@ -66,11 +65,11 @@ impl From<StorageError> for PutError {
     }
 }
 
-/// An upload under way.
+/// An upload that a request asks for.
 pub struct Upload {
-    writer: Writer,
-    decoder: BodyDecoder,
-    marker: Option<Marker>,
+    name: String,
+    info: ObjectInfo,
+    framing: Framing,
     /// 100-continue has to be sent before anything is received.
     expects_continue: bool,
 }
@@ -83,44 +82,23 @@ pub struct Received {
     pub leftover: Vec<u8>,
 }
 
-/// Open the object that a request uploads.
-pub fn begin(
-    ingest: &Ingest,
+/// What a request asks to upload; nothing is touched yet.
+pub fn plan(
+    options: &Options,
     name: &str,
     headers: &[Header<'_>],
     framing: Framing,
     expects_continue: bool,
 ) -> Result<Upload, PutError> {
-    let info = object_info(&ingest.options, headers)?;
-    let class = media_type::class_of(name, info.header("Content-Type"));
-    let visibility = if class == Class::Manifest {
-        Visibility::WhenSealed
-    } else {
-        Visibility::AtOnce
-    };
-    let marker = (class == Class::Segment).then(Marker::default);
-    let core = Some(ingest.core);
-    let new = NewObject {
-        name,
-        info,
-        visibility,
-        rule: WriteRule::TakeOver,
-        core,
-    };
-    let writer = ingest.store.begin(new)?;
-    Ok(Upload {
-        writer,
-        decoder: BodyDecoder::new(framing),
-        marker,
-        expects_continue,
-    })
+    if matches!(framing, Framing::Length(length) if length > options.object_bytes_max) {
+        return Err(WriteError::TooLarge.into());
+    }
+    let info = object_info(options, headers)?;
+    Ok(Upload { name: name.to_owned(), info, framing, expects_continue })
 }
 
 fn object_info(options: &Options, headers: &[Header<'_>]) -> Result<ObjectInfo, PutError> {
-    let mut info = ObjectInfo {
-        created_ms: clock::unix_ms(),
-        ..ObjectInfo::default()
-    };
+    let mut info = ObjectInfo { created_ms: clock::unix_ms(), ..ObjectInfo::default() };
     let mut bytes = 0;
     for header in headers {
         if !is_stored(options, header.name) || info.header(header.name).is_some() {
@@ -134,16 +112,12 @@ fn object_info(options: &Options, headers: &[Header<'_>]) -> Result<ObjectInfo, 
         if bytes > STORED_BYTES_MAX {
             return Err(PutError::StoredHeadersTooLarge);
         }
-        info.headers
-            .push((header.name.to_owned(), value.to_owned()));
+        info.headers.push((header.name.to_owned(), value.to_owned()));
     }
     if options.delete_expired
         && let Some(max_age_s) = info.header("Cache-Control").and_then(max_age)
     {
-        info.expires_ms = Some(
-            info.created_ms
-                .saturating_add(max_age_s.saturating_mul(1000)),
-        );
+        info.expires_ms = Some(info.created_ms.saturating_add(max_age_s.saturating_mul(1000)));
     }
     Ok(info)
 }
@@ -154,9 +128,7 @@ fn is_stored(options: &Options, name: &str) -> bool {
         return false;
     }
     let matches = |wanted: &String| match wanted.strip_suffix('-') {
-        Some(_) => name
-            .get(..wanted.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(wanted)),
+        Some(_) => name.get(..wanted.len()).is_some_and(|start| start.eq_ignore_ascii_case(wanted)),
         None => wanted.eq_ignore_ascii_case(name),
     };
     STORED_HEADERS.iter().any(|known| is(known)) || options.stored_headers.iter().any(matches)
@@ -165,49 +137,86 @@ fn is_stored(options: &Options, name: &str) -> bool {
 /// The number of seconds in `max-age=N` (RFC 9111 §5.2.2.1).
 fn max_age(cache_control: &str) -> Option<u64> {
     let directives = cache_control.split(',').map(str::trim);
-    let value = directives
-        .filter_map(|directive| directive.split_once('='))
-        .find_map(|(name, value)| {
-            name.eq_ignore_ascii_case("max-age")
-                .then_some(value.trim_matches('"'))
-        })?;
+    let value = directives.filter_map(|directive| directive.split_once('=')).find_map(
+        |(name, value)| name.eq_ignore_ascii_case("max-age").then_some(value.trim_matches('"')),
+    )?;
     value.parse().ok()
+}
+
+impl Upload {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Open the object.
+    async fn begin(self, ingest: &Ingest) -> Result<Receiving, PutError> {
+        let class = media_type::class_of(&self.name, self.info.header("Content-Type"));
+        let visibility =
+            if class == Class::Manifest { Visibility::WhenSealed } else { Visibility::AtOnce };
+        let (store, core) = (ingest.store.clone(), Some(ingest.core));
+        let begin = move || {
+            let rule = WriteRule::TakeOver;
+            store.begin(NewObject { name: &self.name, info: self.info, visibility, rule, core })
+        };
+        let writer = ingest.disk.run(begin).await?;
+        let marker = (class == Class::Segment).then(Marker::default);
+        Ok(Receiving { writer, decoder: BodyDecoder::new(self.framing), marker })
+    }
 }
 
 /// Receive the body to its end and seal the object. `input` is what arrived behind the head.
 pub async fn receive(
     ingest: &Ingest,
-    mut upload: Upload,
+    upload: Upload,
     input: Vec<u8>,
     socket: &Socket,
     deadline: &Deadline,
 ) -> Result<Received, PutError> {
     deadline.phase(Phase::Uploading);
-    if upload.expects_continue && input.is_empty() && !upload.decoder.is_finished() {
+    let expects_continue = upload.expects_continue;
+    let mut receiving = upload.begin(ingest).await?;
+    if expects_continue && input.is_empty() && !receiving.decoder.is_finished() {
         // A dozen bytes on a connection that was idle: they fit the socket's buffer.
         socket.try_send(CONTINUE).map_err(|_| PutError::PeerGone)?;
     }
-    let consumed = upload.take(ingest, &input)?;
+    let consumed = receiving.take(ingest, &input)?;
     let mut leftover = input[consumed..].to_vec();
     drop(input);
-    while !upload.decoder.is_finished() {
-        match upload.receive_some(ingest, socket)? {
+    let mut turn_start = receiving.writer.object().tail();
+    deadline.set(ingest.options.body_idle_timeout_s);
+    while !receiving.decoder.is_finished() {
+        if receiving.writer.object().tail() - turn_start > TURN_BYTES_MAX {
+            // A fast uploader never makes its core wait: let the others have their turn.
+            turn_start = receiving.writer.object().tail();
+            deadline.set(ingest.options.body_idle_timeout_s);
+            yield_now().await;
+        }
+        if ingest.disk.is_wary() {
+            receiving = receiving.receive_aside(ingest, socket, deadline, &mut leftover).await?;
+            continue;
+        }
+        match receiving.receive_some(ingest, socket)? {
             Some(behind) => leftover = behind,
-            None => {
-                deadline.set(ingest.options.body_idle_timeout_s);
-                socket.readable().await;
-            }
+            None => wait_for_bytes(ingest, socket, deadline).await,
         }
     }
     deadline.clear();
-    seal(ingest, upload.writer, leftover).await
+    seal(ingest, receiving.writer, leftover).await
 }
 
-impl Upload {
-    pub fn name(&self) -> &str {
-        &self.writer.object().name
-    }
+async fn wait_for_bytes(ingest: &Ingest, socket: &Socket, deadline: &Deadline) {
+    deadline.set(ingest.options.body_idle_timeout_s);
+    socket.readable().await;
+}
 
+/// An upload under way.
+struct Receiving {
+    writer: Writer,
+    decoder: BodyDecoder,
+    marker: Option<Marker>,
+}
+
+impl Receiving {
     /// Receive once and append. `Some` is what lay behind the body; `None` says that nothing has
     /// arrived.
     fn receive_some(
@@ -216,63 +225,89 @@ impl Upload {
         socket: &Socket,
     ) -> Result<Option<Vec<u8>>, PutError> {
         let mut buffer = ingest.receive_buffer.borrow_mut();
-        let got = match socket.try_recv(&mut buffer) {
-            Ok(Some(0)) | Err(_) => return Err(PutError::PeerGone),
-            Ok(Some(got)) => got,
-            Ok(None) => return Ok(None),
-        };
+        let Some(got) = receive_into(socket, &mut buffer)? else { return Ok(None) };
         let consumed = self.take(ingest, &buffer[..got])?;
         Ok(Some(buffer[consumed..got].to_vec()))
     }
 
-    /// Unframe and append what belongs to the body; returns how much that was.
+    /// As `receive_some` and the wait, with the write on another thread: the disk is slow.
+    async fn receive_aside(
+        mut self,
+        ingest: &Ingest,
+        socket: &Socket,
+        deadline: &Deadline,
+        leftover: &mut Vec<u8>,
+    ) -> Result<Receiving, PutError> {
+        let input = {
+            let mut buffer = ingest.receive_buffer.borrow_mut();
+            receive_into(socket, &mut buffer)?.map(|got| buffer[..got].to_vec())
+        };
+        let Some(input) = input else {
+            wait_for_bytes(ingest, socket, deadline).await;
+            return Ok(self);
+        };
+        // The peer is not waited for now, the disk is.
+        deadline.clear();
+        let before = self.writer.object().tail();
+        self.writer.move_to(None);
+        let (mut receiving, outcome, input) = ingest
+            .disk
+            .run(move || {
+                let outcome = self.append(&input);
+                (self, outcome, input)
+            })
+            .await;
+        ingest.counters.add(Counter::BytesIn, receiving.writer.object().tail() - before);
+        receiving.writer.move_to(Some(ingest.core));
+        *leftover = input[outcome?..].to_vec();
+        Ok(receiving)
+    }
+
+    /// Unframe and append on this core; returns how much of the input belonged to the body.
     fn take(&mut self, ingest: &Ingest, input: &[u8]) -> Result<usize, PutError> {
+        let before = self.writer.object().tail();
+        let outcome = ingest.disk.run_here(|| self.append(input));
+        ingest.counters.add(Counter::BytesIn, self.writer.object().tail() - before);
+        outcome
+    }
+
+    fn append(&mut self, input: &[u8]) -> Result<usize, PutError> {
         let mut pieces = Vec::new();
-        let progress = self
-            .decoder
-            .decode(input, &mut |piece| pieces.push(IoSlice::new(piece)));
-        let offset = self.writer.object().tail();
+        let progress = self.decoder.decode(input, &mut |piece| pieces.push(IoSlice::new(piece)));
         self.writer.append(&pieces)?;
-        let appended = self.writer.object().tail() - offset;
-        ingest.counters.add(Counter::BytesIn, appended);
         if let Some(marker) = &mut self.marker {
-            pieces
-                .iter()
-                .for_each(|piece| marker.note(piece, &mut self.writer));
+            pieces.iter().for_each(|piece| marker.note(piece, &mut self.writer));
         }
         // Bytes in front of a framing error were accepted; readers saw them, then the abort.
         Ok(progress?.consumed)
     }
 }
 
+/// Bytes received; `None` if there are none now.
+fn receive_into(socket: &Socket, buffer: &mut [u8]) -> Result<Option<usize>, PutError> {
+    match socket.try_recv(buffer) {
+        Ok(Some(0)) | Err(_) => Err(PutError::PeerGone),
+        Ok(got) => Ok(got),
+    }
+}
+
 async fn seal(ingest: &Ingest, writer: Writer, leftover: Vec<u8>) -> Result<Received, PutError> {
     let object = writer.object().clone();
-    let sealing = writer.finish()?;
+    let sealing = ingest.disk.run(|| writer.finish()).await?;
     if ingest.options.is_durable && !ingest.store.is_memory_only() {
         for file in sealing.files()? {
             ingest.ring.sync(file).await.map_err(StorageError::from)?;
         }
     }
-    let committed = sealing.commit()?;
+    let committed = ingest.disk.run(|| sealing.commit()).await?;
     if ingest.options.is_durable {
         for folder in committed.folders {
             let folder = std::fs::File::open(folder).map_err(StorageError::from)?;
-            ingest
-                .ring
-                .sync(Arc::new(folder))
-                .await
-                .map_err(StorageError::from)?;
+            ingest.ring.sync(Arc::new(folder)).await.map_err(StorageError::from)?;
         }
     }
-    let etag = object
-        .seal()
-        .map(|seal| seal.etag.clone())
-        .unwrap_or_default();
-    Ok(Received {
-        replaced: committed.replaced,
-        etag,
-        leftover,
-    })
+    let etag = object.seal().map(|seal| seal.etag.clone()).unwrap_or_default();
+    Ok(Received { replaced: committed.replaced, etag, leftover })
 }
 
 #[cfg(test)]
@@ -284,6 +319,7 @@ mod tests {
             stored_headers: stored.iter().map(|name| (*name).to_owned()).collect(),
             delete_expired: true,
             is_durable: false,
+            object_bytes_max: 1 << 40,
             body_idle_timeout_s: 1,
         }
     }
@@ -291,21 +327,8 @@ mod tests {
     #[test]
     fn credentials_are_never_stored() {
         let options = options(&["X-Id", "Joc-", "authorization", "Cookie"]);
-        let stored = [
-            "content-type",
-            "Cache-Control",
-            "x-id",
-            "Joc-Seq-Id",
-            "JOC-A",
-        ];
-        let dropped = [
-            "Authorization",
-            "Cookie",
-            "Host",
-            "User-Agent",
-            "X-Other",
-            "Jo",
-        ];
+        let stored = ["content-type", "Cache-Control", "x-id", "Joc-Seq-Id", "JOC-A"];
+        let dropped = ["Authorization", "Cookie", "Host", "User-Agent", "X-Other", "Jo"];
         assert!(stored.iter().all(|name| is_stored(&options, name)));
         assert!(!dropped.iter().any(|name| is_stored(&options, name)));
     }
@@ -316,10 +339,7 @@ mod tests {
         assert_eq!(max_age("Max-Age=\"5\""), Some(5));
         assert_eq!(max_age("s-maxage=60"), None);
         assert_eq!(max_age("max-age=x"), None);
-        let headers = [Header {
-            name: "Cache-Control",
-            value: b"max-age=2",
-        }];
+        let headers = [Header { name: "Cache-Control", value: b"max-age=2" }];
         let info = object_info(&options(&[]), &headers).unwrap();
         assert_eq!(info.expires_ms, Some(info.created_ms + 2000));
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::runtime::counters::Counters;
 use crate::runtime::file_ring::FileRing;
+use crate::runtime::offload::Disk;
 use crate::store::Store;
 
 /// What the operator decides about uploads.
@@ -19,6 +20,8 @@ pub struct Options {
     pub delete_expired: bool,
     /// Acknowledge only what is on disk.
     pub is_durable: bool,
+    /// A longer upload is refused, before it starts if it says its length.
+    pub object_bytes_max: u64,
     /// An uploader that sends nothing for so long is gone.
     pub body_idle_timeout_s: u64,
 }
@@ -28,6 +31,7 @@ pub struct Ingest {
     pub core: usize,
     pub store: Arc<Store>,
     pub ring: Rc<FileRing>,
+    pub disk: Disk,
     pub counters: Arc<Counters>,
     pub options: Arc<Options>,
     /// The core's receive buffer, shared by all its uploads: nobody holds it while waiting.

@@ -20,11 +20,7 @@ impl Admin {
     /// The page at `path` (without its leading slash).
     pub fn page(&self, path: &str) -> Option<Answer> {
         match path {
-            "" => Some((
-                200,
-                TEXT,
-                "Headwater admin: /healthz /readyz /metrics\n".to_owned(),
-            )),
+            "" => Some((200, TEXT, "Headwater admin: /healthz /readyz /metrics\n".to_owned())),
             "healthz" => Some((200, TEXT, "ok\n".to_owned())),
             "readyz" if self.is_draining.load(Ordering::Relaxed) => {
                 Some((503, TEXT, "draining\n".to_owned()))

@@ -93,7 +93,7 @@ options! {
 options! {
     /// `[limits]`
     LimitsSection {
-        /// Connections of all cores together; one more closes a silent one, or gets 503.
+        /// Connections of all cores together, an equal share for each; one more closes a silent one, or gets 503.
         connections_max: usize = 14_000;
         /// Bytes of a request line; a longer one gets 414.
         request_line_bytes_max: usize = 8192;
@@ -201,15 +201,9 @@ pub enum LogFormat {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("cannot read the configuration file {}: {cause}", path.display())]
-    Unreadable {
-        path: PathBuf,
-        cause: std::io::Error,
-    },
+    Unreadable { path: PathBuf, cause: std::io::Error },
     #[error("the configuration file {} is wrong:\n{cause}", path.display())]
-    File {
-        path: PathBuf,
-        cause: toml::de::Error,
-    },
+    File { path: PathBuf, cause: toml::de::Error },
     #[error("the command line is wrong: {0}")]
     CommandLine(String),
     #[error("the option {key} is wrong: {why}")]
@@ -224,17 +218,11 @@ impl Config {
     ) -> Result<Config, ConfigError> {
         let text = match file {
             None => String::new(),
-            Some(path) => {
-                std::fs::read_to_string(path).map_err(|cause| ConfigError::Unreadable {
-                    path: path.to_owned(),
-                    cause,
-                })?
-            }
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })?,
         };
-        let in_file = |cause| ConfigError::File {
-            path: file.unwrap_or(Path::new("")).to_owned(),
-            cause,
-        };
+        let in_file =
+            |cause| ConfigError::File { path: file.unwrap_or(Path::new("")).to_owned(), cause };
         // By itself first: only then does an error know its line.
         let _: Config = toml::from_str(&text).map_err(in_file)?;
         let mut table: toml::Table = toml::from_str(&text).map_err(in_file)?;
@@ -249,12 +237,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |key, why: &str| {
-            Err(ConfigError::Value {
-                key,
-                why: why.to_owned(),
-            })
-        };
+        let wrong = |key, why: &str| Err(ConfigError::Value { key, why: why.to_owned() });
         let store = &self.store;
         let limits = &self.limits;
         if self.listen.is_empty() {
@@ -264,16 +247,10 @@ impl Config {
             || !store.extent_bytes.is_multiple_of(4096)
             || store.extent_bytes > 1 << 40
         {
-            return wrong(
-                "store.extent_bytes",
-                "a multiple of 4096 up to 1 TiB is needed",
-            );
+            return wrong("store.extent_bytes", "a multiple of 4096 up to 1 TiB is needed");
         }
         if store.open_files_max == 0 || store.mappings_max == 0 || store.mappings_max > 60_000 {
-            return wrong(
-                "store",
-                "open_files_max is at least 1, mappings_max 1 to 60,000",
-            );
+            return wrong("store", "open_files_max is at least 1, mappings_max 1 to 60,000");
         }
         if !(256..=131_072).contains(&limits.head_bytes_max)
             || limits.request_line_bytes_max > limits.head_bytes_max
@@ -287,19 +264,9 @@ impl Config {
             return wrong("limits", "connections_max and read_buffers are at least 1");
         }
         let cache = &self.cache_control;
-        let values = [
-            &cache.manifest,
-            &cache.segment,
-            &cache.other,
-            &cache.not_found,
-            &cache.error,
-        ];
-        let cors = self
-            .cors
-            .origins
-            .iter()
-            .chain(&self.cors.methods)
-            .chain(&self.cors.headers);
+        let values =
+            [&cache.manifest, &cache.segment, &cache.other, &cache.not_found, &cache.error];
+        let cors = self.cors.origins.iter().chain(&self.cors.methods).chain(&self.cors.headers);
         if values
             .into_iter()
             .chain(cors)
@@ -307,11 +274,7 @@ impl Config {
         {
             return wrong("cache_control, cors", "header values are printable ASCII");
         }
-        if self
-            .retention
-            .iter()
-            .any(|rule| !rule.prefix.starts_with('/'))
-        {
+        if self.retention.iter().any(|rule| !rule.prefix.starts_with('/')) {
             return wrong("retention.prefix", "a prefix starts with a slash");
         }
         Ok(())
@@ -335,11 +298,8 @@ impl Config {
     pub fn document() -> String {
         let mut out = String::new();
         for (title, rows) in sections() {
-            let title = if title.is_empty() {
-                "top level".to_owned()
-            } else {
-                format!("`{title}`")
-            };
+            let title =
+                if title.is_empty() { "top level".to_owned() } else { format!("`{title}`") };
             out += &format!("\n**{title}**\n\n| option | default | meaning |\n|---|---|---|\n");
             for (key, default, help) in rows {
                 out += &format!("| `{key}` | `{default}` | {} |\n", help.replace('|', "\\|"));
@@ -372,17 +332,11 @@ fn sections() -> Vec<(&'static str, Vec<Row>)> {
         ("", rows::<Config>(Config::ROWS)),
         ("[store]", rows::<StoreSection>(StoreSection::ROWS)),
         ("[limits]", rows::<LimitsSection>(LimitsSection::ROWS)),
-        (
-            "[cache_control]",
-            rows::<CacheControlSection>(CacheControlSection::ROWS),
-        ),
+        ("[cache_control]", rows::<CacheControlSection>(CacheControlSection::ROWS)),
         ("[headers]", rows::<HeadersSection>(HeadersSection::ROWS)),
         ("[cors]", rows::<CorsSection>(CorsSection::ROWS)),
         ("[compat]", rows::<CompatSection>(CompatSection::ROWS)),
-        (
-            "[[retention]]",
-            rows::<RetentionSection>(RetentionSection::ROWS),
-        ),
+        ("[[retention]]", rows::<RetentionSection>(RetentionSection::ROWS)),
     ]
 }
 
@@ -394,9 +348,8 @@ fn set(table: &mut toml::Table, key: &str, value: toml::Value) -> Result<(), Con
             Ok(())
         }
         Some((first, rest)) => {
-            let inner = table
-                .entry(first)
-                .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            let inner =
+                table.entry(first).or_insert_with(|| toml::Value::Table(toml::Table::new()));
             let toml::Value::Table(inner) = inner else {
                 return Err(ConfigError::CommandLine(format!("{first} is not a table")));
             };
@@ -407,9 +360,8 @@ fn set(table: &mut toml::Table, key: &str, value: toml::Value) -> Result<(), Con
 
 /// `KEY=VALUE` of `--set`; a value that is not TOML is taken as text.
 pub fn parse_set(argument: &str) -> Result<(String, toml::Value), String> {
-    let (key, value) = argument
-        .split_once('=')
-        .ok_or("give KEY=VALUE, for example limits.head_timeout_s=5")?;
+    let (key, value) =
+        argument.split_once('=').ok_or("give KEY=VALUE, for example limits.head_timeout_s=5")?;
     let parsed = toml::from_str::<toml::Table>(&format!("v = {value}")).ok();
     let value = parsed
         .and_then(|mut table| table.remove("v"))
@@ -438,17 +390,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("h.toml");
         std::fs::write(&path, "cores = 1\n[limits]\nhead_timeout_s = 3\n").unwrap();
-        let overrides = [
-            parse_set("limits.head_timeout_s=7").unwrap(),
-            parse_set("log=debug").unwrap(),
-        ];
+        let overrides =
+            [parse_set("limits.head_timeout_s=7").unwrap(), parse_set("log=debug").unwrap()];
         let config = Config::load(Some(&path), &overrides).unwrap();
         assert_eq!(
-            (
-                config.cores,
-                config.limits.head_timeout_s,
-                config.log.as_str()
-            ),
+            (config.cores, config.limits.head_timeout_s, config.log.as_str()),
             (1, 7, "debug")
         );
         assert!(Config::load(None, &[parse_set("limits.nonsense=7").unwrap()]).is_err());
@@ -458,18 +404,12 @@ mod tests {
     #[test]
     fn the_sample_file_is_the_defaults() {
         let sample = Config::sample_file();
-        let live = sample
-            .lines()
-            .filter(|line| !line.starts_with("# ") && !line.contains("(none)"));
-        let text: String = live
-            .map(|line| line.trim_start_matches('#').to_owned() + "\n")
-            .collect();
+        let live =
+            sample.lines().filter(|line| !line.starts_with("# ") && !line.contains("(none)"));
+        let text: String =
+            live.map(|line| line.trim_start_matches('#').to_owned() + "\n").collect();
         let text = text.split("[[retention]]").next().unwrap().to_owned();
-        assert_eq!(
-            toml::from_str::<Config>(&text).unwrap(),
-            Config::default(),
-            "{text}"
-        );
+        assert_eq!(toml::from_str::<Config>(&text).unwrap(), Config::default(), "{text}");
     }
 
     #[test]

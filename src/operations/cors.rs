@@ -28,16 +28,11 @@ pub fn read_file(path: &Path, section: &CorsSection) -> Result<CorsSection, Conf
     let file: CorsFile = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     let listed = |list: Option<Vec<String>>, default: &[String]| {
         let list = list.unwrap_or_else(|| default.to_vec());
-        list.into_iter()
-            .filter(|item| !item.is_empty())
-            .collect::<Vec<_>>()
+        list.into_iter().filter(|item| !item.is_empty()).collect::<Vec<_>>()
     };
     let mut headers = listed(file.allowed_headers, &section.headers);
     for always in ["Content-Type", "Cache-Control"] {
-        if !headers
-            .iter()
-            .any(|header| header.eq_ignore_ascii_case(always))
-        {
+        if !headers.iter().any(|header| header.eq_ignore_ascii_case(always)) {
             headers.push(always.to_owned());
         }
     }
@@ -46,39 +41,31 @@ pub fn read_file(path: &Path, section: &CorsSection) -> Result<CorsSection, Conf
         methods: listed(file.allowed_methods, &section.methods),
         headers,
     };
-    let all = cors
-        .origins
-        .iter()
-        .chain(&cors.methods)
-        .chain(&cors.headers);
-    if all
-        .into_iter()
-        .any(|value| value.contains(|c: char| c.is_control() || !c.is_ascii()))
-    {
+    let all = cors.origins.iter().chain(&cors.methods).chain(&cors.headers);
+    if all.into_iter().any(|value| value.contains(|c: char| c.is_control() || !c.is_ascii())) {
         return Err(wrong("values are printable ASCII".to_owned()));
     }
     Ok(cors)
 }
 
 /// Lines of every answer. With several origins the one that applies depends on the request.
-pub fn common_lines(cors: &CorsSection) -> Vec<u8> {
+/// `stored` are the operator's own header fields: scripts may read those with a full name.
+pub fn common_lines(cors: &CorsSection, stored: &[String]) -> Vec<u8> {
     let mut lines = String::new();
     match cors.origins.as_slice() {
         [] => return Vec::new(),
         [only] => lines += &format!("Access-Control-Allow-Origin: {only}\r\n"),
         _ => lines += "Vary: Origin\r\n",
     }
-    lines += &format!("Access-Control-Expose-Headers: {EXPOSED}\r\n");
+    let own = stored.iter().filter(|name| !name.ends_with('-'));
+    let exposed: String = own.map(|name| format!(", {name}")).collect();
+    lines += &format!("Access-Control-Expose-Headers: {EXPOSED}{exposed}\r\n");
     lines.into_bytes()
 }
 
 /// The origins to look the request's Origin up in; empty if there is nothing to look up.
 pub fn listed_origins(cors: &CorsSection) -> Vec<String> {
-    if cors.origins.len() > 1 {
-        cors.origins.clone()
-    } else {
-        Vec::new()
-    }
+    if cors.origins.len() > 1 { cors.origins.clone() } else { Vec::new() }
 }
 
 /// Further lines of the answer to OPTIONS.
@@ -109,10 +96,7 @@ mod tests {
         .unwrap();
         let cors = read_file(&path, &CorsSection::default()).unwrap();
         assert_eq!(cors.origins, ["https://a.example"]);
-        assert_eq!(
-            cors.headers,
-            ["Joc-Seq-Id", "Content-Type", "Cache-Control"]
-        );
+        assert_eq!(cors.headers, ["Joc-Seq-Id", "Content-Type", "Cache-Control"]);
         assert_eq!(cors.methods, CorsSection::default().methods);
         std::fs::write(&path, "{").unwrap();
         assert!(read_file(&path, &CorsSection::default()).is_err());

@@ -12,36 +12,16 @@ pub type Limit = (&'static str, u64, &'static str);
 
 /// Limits that are not options.
 pub const FIXED: &[Limit] = &[
-    (
-        "headers_max",
-        HEADERS_MAX as u64,
-        "fields of a request head; more: 431",
-    ),
+    ("headers_max", HEADERS_MAX as u64, "fields of a request head; more: 431"),
     (
         "chunk_line_bytes_max",
         CHUNK_LINE_BYTES_MAX as u64,
         "a chunk-size line with extensions; longer: 400",
     ),
-    (
-        "trailer_bytes_max",
-        TRAILER_BYTES_MAX as u64,
-        "all trailer fields of a body; longer: 400",
-    ),
-    (
-        "ranges_max",
-        RANGES_MAX as u64,
-        "ranges of one request; more: the whole object",
-    ),
-    (
-        "name_bytes_max",
-        NAME_BYTES_MAX as u64,
-        "an object's name; longer: 414",
-    ),
-    (
-        "name_part_bytes_max",
-        NAME_PART_BYTES_MAX as u64,
-        "a name between two slashes; longer: 414",
-    ),
+    ("trailer_bytes_max", TRAILER_BYTES_MAX as u64, "all trailer fields of a body; longer: 400"),
+    ("ranges_max", RANGES_MAX as u64, "ranges of one request; more: the whole object"),
+    ("name_bytes_max", NAME_BYTES_MAX as u64, "an object's name; longer: 414"),
+    ("name_part_bytes_max", NAME_PART_BYTES_MAX as u64, "a name between two slashes; longer: 414"),
     (
         "record_bytes_max",
         RECORD_BYTES_MAX as u64,
@@ -58,21 +38,9 @@ pub const FIXED: &[Limit] = &[
 pub fn configured(config: &Config) -> Vec<Limit> {
     let (store, limits) = (&config.store, &config.limits);
     vec![
-        (
-            "store.extent_bytes",
-            store.extent_bytes,
-            "one extent file; a longer object gets another",
-        ),
-        (
-            "store.object_bytes_max",
-            store.object_bytes_max,
-            "one object; longer: 413",
-        ),
-        (
-            "store.objects_max",
-            store.objects_max as u64,
-            "objects; more: 507",
-        ),
+        ("store.extent_bytes", store.extent_bytes, "one extent file; a longer object gets another"),
+        ("store.object_bytes_max", store.object_bytes_max, "one object; longer: 413"),
+        ("store.objects_max", store.objects_max as u64, "objects; more: 507"),
         (
             "store.total_bytes_max",
             store.total_bytes_max,
@@ -103,16 +71,8 @@ pub fn configured(config: &Config) -> Vec<Limit> {
             limits.request_line_bytes_max as u64,
             "request line; longer: 414",
         ),
-        (
-            "limits.head_bytes_max",
-            limits.head_bytes_max as u64,
-            "request head; longer: 431",
-        ),
-        (
-            "limits.head_timeout_s",
-            limits.head_timeout_s,
-            "seconds for a head; longer: 408",
-        ),
+        ("limits.head_bytes_max", limits.head_bytes_max as u64, "request head; longer: 431"),
+        ("limits.head_timeout_s", limits.head_timeout_s, "seconds for a head; longer: 408"),
         (
             "limits.keep_alive_timeout_s",
             limits.keep_alive_timeout_s,
@@ -128,11 +88,7 @@ pub fn configured(config: &Config) -> Vec<Limit> {
             limits.send_stall_timeout_s,
             "seconds of a stuck reader; longer: cut",
         ),
-        (
-            "limits.lag_bytes_max",
-            limits.lag_bytes_max,
-            "bytes a live reader may lose; more: cut",
-        ),
+        ("limits.lag_bytes_max", limits.lag_bytes_max, "bytes a live reader may lose; more: cut"),
         (
             "limits.wait_max_s",
             limits.wait_max_s,
@@ -167,10 +123,6 @@ mod tests {
     #[test]
     fn operations_document_has_every_fixed_limit() {
         let text = include_str!("../../docs/OPERATIONS.md");
-        assert!(
-            text.contains(&document()),
-            "put this into docs/OPERATIONS.md:\n{}",
-            document()
-        );
+        assert!(text.contains(&document()), "put this into docs/OPERATIONS.md:\n{}", document());
     }
 }

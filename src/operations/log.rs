@@ -22,10 +22,8 @@ pub fn start(config: &Config) -> Result<WorkerGuard, String> {
         .thread_name("log")
         .finish(std::io::stderr());
     let _ = DROPPED.set(writer.error_counter());
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer)
-        .with_ansi(false);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(false);
     // A second start in one process (tests, embedding) keeps the first.
     let _ = match config.log_format {
         LogFormat::Text => builder.with_target(false).try_init(),
@@ -36,7 +34,5 @@ pub fn start(config: &Config) -> Result<WorkerGuard, String> {
 
 /// Lines dropped so far.
 pub fn dropped_lines() -> u64 {
-    DROPPED
-        .get()
-        .map_or(0, |counter| counter.dropped_lines() as u64)
+    DROPPED.get().map_or(0, |counter| counter.dropped_lines() as u64)
 }

@@ -18,16 +18,10 @@ const GAUGES: &[(&str, &str)] = &[
     ("objects", "Objects, sealed and open"),
     ("open_objects", "Objects that are being written"),
     ("sealed_bytes", "Bytes of sealed objects"),
-    (
-        "body_cache_bytes",
-        "Bytes of small sealed objects held in memory",
-    ),
+    ("body_cache_bytes", "Bytes of small sealed objects held in memory"),
     ("watched_names", "Absent names that requests wait for"),
     ("cores", "Worker threads"),
-    (
-        "io_uring",
-        "1 if cores run on io_uring, 0 on the epoll fall-back",
-    ),
+    ("io_uring", "1 if cores run on io_uring, 0 on the epoll fall-back"),
 ];
 
 /// Makes the page.
@@ -55,13 +49,8 @@ impl std::fmt::Debug for Parts {
 impl Page {
     pub fn new(store: Arc<Store>, cores: Vec<Arc<Counters>>, is_io_uring: bool) -> Page {
         let mut registry = Registry::with_prefix("headwater");
-        registry.register_collector(Box::new(Source {
-            parts: Parts {
-                store,
-                cores,
-                is_io_uring,
-            },
-        }));
+        registry
+            .register_collector(Box::new(Source { parts: Parts { store, cores, is_io_uring } }));
         Page { registry }
     }
 
@@ -129,11 +118,7 @@ fn write_counter(
 pub fn document() -> String {
     let mut out = String::from("\n| metric | meaning |\n|---|---|\n");
     for counter in Counter::ALL {
-        out += &format!(
-            "| `headwater_{}_total` | {} |\n",
-            counter.name(),
-            counter.help()
-        );
+        out += &format!("| `headwater_{}_total` | {} |\n", counter.name(), counter.help());
     }
     out += "| `headwater_log_lines_dropped_total` | Log lines dropped because stderr was stuck |\n";
     for (name, help) in GAUGES {
@@ -149,10 +134,6 @@ mod tests {
     #[test]
     fn operations_document_has_every_metric() {
         let text = include_str!("../../docs/OPERATIONS.md");
-        assert!(
-            text.contains(&document()),
-            "put this into docs/OPERATIONS.md:\n{}",
-            document()
-        );
+        assert!(text.contains(&document()), "put this into docs/OPERATIONS.md:\n{}", document());
     }
 }

@@ -14,16 +14,14 @@ pub fn on_stop(stop: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let ignored = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     signal_hook::flag::register(SIGXFSZ, ignored)?;
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            let mut stop = Some(stop);
-            for _ in signals.forever() {
-                match stop.take() {
-                    Some(stop) => stop(),
-                    None => std::process::exit(IMPATIENT_EXIT),
-                }
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let mut stop = Some(stop);
+        for _ in signals.forever() {
+            match stop.take() {
+                Some(stop) => stop(),
+                None => std::process::exit(IMPATIENT_EXIT),
             }
-        })?;
+        }
+    })?;
     Ok(())
 }

@@ -30,11 +30,7 @@ impl BufferPool {
         assert!(buffers > 0);
         let memory = MmapMut::map_anon(buffers as usize * BUFFER_BYTES)?;
         let free = RefCell::new((0..buffers).collect());
-        Ok(Rc::new(BufferPool {
-            memory,
-            free,
-            waiting: RefCell::default(),
-        }))
+        Ok(Rc::new(BufferPool { memory, free, waiting: RefCell::default() }))
     }
 
     /// Where the buffers lie, for registration: address and length of each.
@@ -42,12 +38,7 @@ impl BufferPool {
         let base = self.memory.as_ptr();
         let at = |i: usize| base.wrapping_add(i * BUFFER_BYTES).cast_mut().cast();
         let count = self.memory.len() / BUFFER_BYTES;
-        (0..count)
-            .map(|i| libc::iovec {
-                iov_base: at(i),
-                iov_len: BUFFER_BYTES,
-            })
-            .collect()
+        (0..count).map(|i| libc::iovec { iov_base: at(i), iov_len: BUFFER_BYTES }).collect()
     }
 
     /// A buffer, as soon as one is free. They are held for one disk read and one send, never while
@@ -125,11 +116,7 @@ impl FixedBuffer {
     }
 
     fn base(&self) -> *mut u8 {
-        self.pool
-            .memory
-            .as_ptr()
-            .wrapping_add(self.index as usize * BUFFER_BYTES)
-            .cast_mut()
+        self.pool.memory.as_ptr().wrapping_add(self.index as usize * BUFFER_BYTES).cast_mut()
     }
 }
 

@@ -11,9 +11,7 @@ pub fn now() -> Instant {
 /// Milliseconds since the Unix epoch.
 #[allow(clippy::disallowed_methods, reason = "the one place")]
 pub fn unix_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO);
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     since.as_millis() as u64
 }
 

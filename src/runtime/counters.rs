@@ -45,6 +45,7 @@ counters! {
     BodyCacheHits, "body_cache_hits", "Small sealed objects answered from memory";
     FileReads, "file_reads", "Reads of sealed or cold bytes through the file ring";
     WaitedRequests, "waited_requests", "Requests that waited for an absent object";
+    DiskStalls, "disk_stalls", "Calls to the disk that took longer than 20 ms";
     StorageErrors, "storage_errors", "Failures of the disk or file system";
 }
 
@@ -56,9 +57,7 @@ pub struct Counters {
 
 impl Default for Counters {
     fn default() -> Self {
-        Counters {
-            values: std::array::from_fn(|_| AtomicU64::new(0)),
-        }
+        Counters { values: std::array::from_fn(|_| AtomicU64::new(0)) }
     }
 }
 

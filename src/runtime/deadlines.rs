@@ -5,12 +5,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use slab::Slab;
 
 use super::clock;
+use super::counters::{Counter, Counters};
 use super::socket::Socket;
 use super::timers;
 
@@ -39,15 +41,23 @@ struct Slot {
     farewell: Option<&'static [u8]>,
 }
 
-#[derive(Default)]
 pub struct Deadlines {
     slots: RefCell<Slab<Slot>>,
     armed: Cell<usize>,
-    expired: Cell<u64>,
     sleeper: RefCell<Option<Waker>>,
+    counters: Arc<Counters>,
 }
 
 impl Deadlines {
+    pub fn new(counters: Arc<Counters>) -> Deadlines {
+        Deadlines {
+            slots: RefCell::default(),
+            armed: Cell::new(0),
+            sleeper: RefCell::default(),
+            counters,
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.slots.borrow().len()
     }
@@ -57,36 +67,14 @@ impl Deadlines {
     }
 
     pub fn enter(self: &Rc<Self>, socket: Rc<Socket>) -> Deadline {
-        let slot = Slot {
-            socket,
-            phase: Phase::New,
-            deadline_s: None,
-            farewell: None,
-        };
+        let slot = Slot { socket, phase: Phase::New, deadline_s: None, farewell: None };
         let key = self.slots.borrow_mut().insert(slot);
-        Deadline {
-            table: self.clone(),
-            key,
-        }
-    }
-
-    /// How many connections are in each of the given phases' set.
-    pub fn count(&self, wanted: impl Fn(Phase) -> bool) -> usize {
-        self.slots
-            .borrow()
-            .iter()
-            .filter(|(_, slot)| wanted(slot.phase))
-            .count()
+        Deadline { table: self.clone(), key }
     }
 
     /// Shut all connections in these phases.
     pub fn shut_all(&self, wanted: impl Fn(Phase) -> bool) {
-        for (_, slot) in self
-            .slots
-            .borrow()
-            .iter()
-            .filter(|(_, slot)| wanted(slot.phase))
-        {
+        for (_, slot) in self.slots.borrow().iter().filter(|(_, slot)| wanted(slot.phase)) {
             slot.socket.shut();
         }
     }
@@ -100,11 +88,6 @@ impl Deadlines {
             slot.socket.shut();
         }
         oldest.is_some()
-    }
-
-    /// Connections whose time has run out so far.
-    pub fn expired(&self) -> u64 {
-        self.expired.get()
     }
 
     /// Shut connections whose time is up; runs for the life of the core.
@@ -128,7 +111,7 @@ impl Deadlines {
             if slot.deadline_s.is_some_and(|deadline| deadline <= now_s) {
                 slot.deadline_s = None;
                 self.armed.set(self.armed.get() - 1);
-                self.expired.set(self.expired.get() + 1);
+                self.counters.add(Counter::ConnectionsTimedOut, 1);
                 if let Some(farewell) = slot.farewell {
                     let _ = slot.socket.try_send(farewell);
                 }
@@ -161,8 +144,7 @@ pub struct Deadline {
 impl Deadline {
     /// The connection is shut when `seconds` pass without `clear` or another `set`.
     pub fn set(&self, seconds: u64) {
-        self.table
-            .set(self.key, Some(clock::monotonic_s() + seconds + 1));
+        self.table.set(self.key, Some(clock::monotonic_s() + seconds + 1));
     }
 
     pub fn clear(&self) {

@@ -17,21 +17,14 @@ struct State<T> {
 
 impl<T> Clone for Mailbox<T> {
     fn clone(&self) -> Self {
-        Mailbox {
-            state: self.state.clone(),
-        }
+        Mailbox { state: self.state.clone() }
     }
 }
 
 impl<T> Default for Mailbox<T> {
     fn default() -> Self {
-        let state = State {
-            messages: VecDeque::new(),
-            receiver: None,
-        };
-        Mailbox {
-            state: Arc::new(Mutex::new(state)),
-        }
+        let state = State { messages: VecDeque::new(), receiver: None };
+        Mailbox { state: Arc::new(Mutex::new(state)) }
     }
 }
 

@@ -11,16 +11,12 @@ pub mod buffers;
 pub mod clock;
 pub mod counters;
 pub mod deadlines;
-#[allow(
-    unsafe_code,
-    reason = "the kernel owns buffers while it reads into them"
-)]
 pub mod file_ring;
 pub mod mailbox;
-#[allow(
-    unsafe_code,
-    reason = "borrowing the descriptors that monoio's types own"
-)]
+pub mod offload;
+#[allow(unsafe_code, reason = "the kernel owns what a submission points to")]
+pub mod ring;
+#[allow(unsafe_code, reason = "borrowing the descriptors that monoio's types own")]
 pub mod socket;
 pub mod timers;
 pub mod worker;

@@ -2,17 +2,21 @@
 //!
 //! A receive or send that would block returns `None` and the task waits for readiness. So no buffer
 //! ever belongs to the kernel while a peer is slow, an idle connection holds none, and one hot buffer
-//! per core serves all connections (measured against ring sends in docs/DECISIONS.md).
+//! per core serves all connections (docs/DECISIONS.md has the measurements). Readiness is a multishot
+//! operation on the core's second ring; on the epoll fall-back it is monoio's own.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 use monoio::net::{TcpListener, TcpStream};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, sockopt};
+
+use super::ring::{Ring, Watch};
 
 /// Unacknowledged bytes for longer than this break the connection: the peer's network is gone.
 const USER_TIMEOUT_MS: u32 = 60_000;
@@ -20,10 +24,29 @@ const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(60);
 const LISTEN_BACKLOG: i32 = 4096;
 
 pub struct Socket {
-    stream: TcpStream,
+    // Before the descriptor: a watch is taken back before its socket closes.
+    readiness: Readiness<TcpStream>,
+    fd: Option<OwnedFd>,
     peer: Option<SocketAddr>,
     /// Close with a reset, so that the peer cannot take what it got for complete.
     reset: Cell<bool>,
+}
+
+/// What a socket that became readable has to offer.
+enum Peeked {
+    /// It was nothing.
+    Nothing,
+    /// Bytes wait to be received.
+    Bytes,
+    /// The peer has closed its side, or the connection is broken.
+    PeerGone,
+}
+
+/// Who tells that something can be received or sent.
+enum Readiness<S> {
+    Ring(Watch),
+    /// monoio's type owns the descriptor.
+    Driver(S),
 }
 
 impl Socket {
@@ -31,30 +54,52 @@ impl Socket {
         self.peer
     }
 
-    fn adopt(fd: OwnedFd, peer: Option<SocketAddr>) -> io::Result<Socket> {
-        let stream = TcpStream::from_std(std::net::TcpStream::from(fd))?;
-        Ok(Socket {
-            stream,
-            peer,
-            reset: Cell::new(false),
-        })
+    fn adopt(ring: Option<&Rc<Ring>>, fd: OwnedFd, peer: Option<SocketAddr>) -> io::Result<Socket> {
+        let (readiness, fd) = match ring {
+            Some(ring) => (Readiness::Ring(ring.watch(fd.as_fd())), Some(fd)),
+            None => {
+                let stream = TcpStream::from_std(std::net::TcpStream::from(fd))?;
+                (Readiness::Driver(stream), None)
+            }
+        };
+        Ok(Socket { readiness, fd, peer, reset: Cell::new(false) })
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the stream owns this descriptor and closes it only when it is dropped; the borrow
-        // cannot outlive `self`, which holds the stream.
-        unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) }
+        match (&self.fd, &self.readiness) {
+            (Some(fd), _) => fd.as_fd(),
+            // SAFETY: the stream owns this descriptor and closes it only when it is dropped; the
+            // borrow cannot outlive `self`, which holds the stream.
+            (None, Readiness::Driver(stream)) => unsafe {
+                BorrowedFd::borrow_raw(stream.as_raw_fd())
+            },
+            (None, Readiness::Ring(_)) => unreachable!("a watched socket holds its descriptor"),
+        }
     }
 
     /// Bytes received, 0 at the peer's end; `None` if there are none now.
     pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
             match rustix::net::recv(self.fd(), &mut *buffer, RecvFlags::DONTWAIT) {
-                Ok((got, _)) => return Ok(Some(got)),
-                Err(Errno::AGAIN) => return Ok(None),
+                Ok((got, _)) => {
+                    if got < buffer.len() {
+                        self.is_drained();
+                    }
+                    return Ok(Some(got));
+                }
+                Err(Errno::AGAIN) => {
+                    self.is_drained();
+                    return Ok(None);
+                }
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    fn is_drained(&self) {
+        if let Readiness::Ring(watch) = &self.readiness {
+            watch.is_drained();
         }
     }
 
@@ -87,22 +132,49 @@ impl Socket {
 
     /// Something can be received, or the peer is gone.
     pub async fn readable(&self) {
-        // An error here shows again, better named, at the receive.
-        let _ = self.stream.readable(false).await;
+        match &self.readiness {
+            Readiness::Ring(watch) => {
+                std::future::poll_fn(|context| watch.poll_readable(context)).await
+            }
+            // An error here shows again, better named, at the receive.
+            Readiness::Driver(stream) => drop(stream.readable(false).await),
+        }
     }
 
     /// Something can be sent, or the peer is gone.
     pub async fn writable(&self) {
-        let _ = self.stream.writable(false).await;
+        match &self.readiness {
+            Readiness::Ring(watch) => {
+                std::future::poll_fn(|context| watch.poll_writable(context)).await
+            }
+            Readiness::Driver(stream) => drop(stream.writable(false).await),
+        }
     }
 
-    /// True if the peer has closed its side. Bytes that wait to be received stay there.
-    pub fn is_peer_gone(&self) -> bool {
+    /// What is behind a readiness that was not asked for by a receive. Bytes stay where they are.
+    fn peek(&self) -> Peeked {
         let mut byte = [0u8; 1];
         match rustix::net::recv(self.fd(), &mut byte, RecvFlags::DONTWAIT | RecvFlags::PEEK) {
-            Ok((got, _)) => got == 0,
-            Err(Errno::AGAIN | Errno::INTR) => false,
-            Err(_) => true,
+            Ok((0, _)) => Peeked::PeerGone,
+            Ok(_) => Peeked::Bytes,
+            Err(Errno::AGAIN | Errno::INTR) => {
+                self.is_drained();
+                Peeked::Nothing
+            }
+            Err(_) => Peeked::PeerGone,
+        }
+    }
+
+    /// Returns when the peer has closed its side. If it sends instead (the next, pipelined request),
+    /// that waits in the socket and this waits for ever.
+    pub async fn peer_gone(&self) {
+        loop {
+            self.readable().await;
+            match self.peek() {
+                Peeked::PeerGone => return,
+                Peeked::Nothing => {}
+                Peeked::Bytes => std::future::pending().await,
+            }
         }
     }
 
@@ -133,17 +205,15 @@ impl Drop for Socket {
 
 /// The sockets that one core accepts from.
 pub struct Listener {
-    listener: TcpListener,
+    readiness: Readiness<TcpListener>,
+    bound: StdListener,
+    ring: Option<Rc<Ring>>,
 }
 
 /// Bind an address so that every core can bind it too.
 pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
     use rustix::net::{AddressFamily, SocketType, ipproto};
-    let family = if address.is_ipv4() {
-        AddressFamily::INET
-    } else {
-        AddressFamily::INET6
-    };
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
     sockopt::set_socket_reuseaddr(&fd, true)?;
@@ -163,36 +233,45 @@ pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
 
 impl Listener {
     /// Take over a bound listener on the calling core.
-    pub fn new(listener: StdListener) -> io::Result<Listener> {
-        Ok(Listener {
-            listener: TcpListener::from_std(listener)?,
-        })
-    }
-
-    fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: as for `Socket::fd`: the listener owns the descriptor and outlives the borrow.
-        unsafe { BorrowedFd::borrow_raw(self.listener.as_raw_fd()) }
+    pub fn new(ring: Option<Rc<Ring>>, bound: StdListener) -> io::Result<Listener> {
+        let readiness = match &ring {
+            Some(ring) => Readiness::Ring(ring.watch(bound.as_fd())),
+            None => Readiness::Driver(TcpListener::from_std(bound.try_clone()?)?),
+        };
+        Ok(Listener { readiness, bound, ring })
     }
 
     /// A connection that waits to be accepted; `None` if there is none now.
     pub fn try_accept(&self) -> io::Result<Option<Socket>> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        match rustix::net::acceptfrom_with(self.fd(), flags) {
+        match rustix::net::acceptfrom_with(&self.bound, flags) {
             Ok((fd, address)) => {
                 let peer = address.and_then(|address| SocketAddr::try_from(address).ok());
-                Ok(Some(Socket::adopt(fd, peer)?))
+                Ok(Some(Socket::adopt(self.ring.as_ref(), fd, peer)?))
             }
-            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
+            Err(Errno::AGAIN) => {
+                if let Readiness::Ring(watch) = &self.readiness {
+                    watch.is_drained();
+                }
+                Ok(None)
+            }
+            // The peer was gone before it was accepted: look again at once.
+            Err(Errno::INTR | Errno::CONNABORTED) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
     /// Refuse new connections from now on; whoever waits in `acceptable` is woken.
     pub fn stop(&self) {
-        let _ = rustix::net::shutdown(self.fd(), Shutdown::Both);
+        let _ = rustix::net::shutdown(&self.bound, Shutdown::Both);
     }
 
     pub async fn acceptable(&self) {
-        let _ = self.listener.readable(false).await;
+        match &self.readiness {
+            Readiness::Ring(watch) => {
+                std::future::poll_fn(|context| watch.poll_readable(context)).await
+            }
+            Readiness::Driver(listener) => drop(listener.readable(false).await),
+        }
     }
 }

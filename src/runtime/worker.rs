@@ -48,9 +48,7 @@ pub fn run<F: Future>(
             Ok(output)
         }
         Driver::Epoll => {
-            let mut runtime = RuntimeBuilder::<LegacyDriver>::new()
-                .enable_timer()
-                .build()?;
+            let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
             let output = runtime.block_on(async { make().await });
             std::mem::forget(runtime);
             Ok(output)
@@ -62,15 +60,10 @@ fn ring_runtime() -> io::Result<monoio::Runtime<monoio::time::TimeDriver<IoUring
     // 40 % less CPU per request than the default ring (docs/DECISIONS.md).
     let mut tuned = io_uring::IoUring::builder();
     tuned.setup_single_issuer().setup_coop_taskrun();
-    let builder = RuntimeBuilder::<IoUringDriver>::new()
-        .enable_timer()
-        .with_entries(RING_ENTRIES);
+    let builder = RuntimeBuilder::<IoUringDriver>::new().enable_timer().with_entries(RING_ENTRIES);
     builder.uring_builder(tuned).build().or_else(|_| {
         // Linux before 6.0 refuses the flags.
-        RuntimeBuilder::<IoUringDriver>::new()
-            .enable_timer()
-            .with_entries(RING_ENTRIES)
-            .build()
+        RuntimeBuilder::<IoUringDriver>::new().enable_timer().with_entries(RING_ENTRIES).build()
     })
 }
 

@@ -85,9 +85,7 @@ impl Init {
     }
 
     pub fn has_video(&self) -> bool {
-        self.tracks
-            .iter()
-            .any(|track| track.handler == Handler::Video)
+        self.tracks.iter().any(|track| track.handler == Handler::Video)
     }
 }
 
@@ -148,16 +146,8 @@ pub struct TimeField {
 
 impl TimeField {
     fn read(data: &[u8], at: usize, base: usize, wide: bool) -> Result<TimeField, Fmp4Error> {
-        let value = if wide {
-            u64_at(data, at)?
-        } else {
-            u64::from(u32_at(data, at)?)
-        };
-        Ok(TimeField {
-            position: base.saturating_add(at),
-            wide,
-            value,
-        })
+        let value = if wide { u64_at(data, at)? } else { u64::from(u32_at(data, at)?) };
+        Ok(TimeField { position: base.saturating_add(at), wide, value })
     }
 
     /// Writes `value` where this field is. The width stays: widening would move every byte behind
@@ -208,17 +198,11 @@ impl BoxHead {
             size => (8, Some(u64::from(size))),
         };
         // A box type is four printable characters; anything else means that framing was lost.
-        let printable = kind
-            .iter()
-            .all(|&byte| byte == 0xa9 || (0x20..0x7f).contains(&byte));
+        let printable = kind.iter().all(|&byte| byte == 0xa9 || (0x20..0x7f).contains(&byte));
         if !printable || total_bytes.is_some_and(|total| total < head_bytes as u64) {
             return Err(Fmp4Error::BoxSize);
         }
-        Ok(Some(BoxHead {
-            kind: *kind,
-            head_bytes,
-            total_bytes,
-        }))
+        Ok(Some(BoxHead { kind: *kind, head_bytes, total_bytes }))
     }
 }
 
@@ -367,11 +351,7 @@ impl FragmentScanner {
     fn skip(&mut self, left: u64, bytes: &[u8]) -> usize {
         let taken = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
         let left = left - taken as u64;
-        self.state = if left == 0 {
-            State::Head
-        } else {
-            State::Skip { left }
-        };
+        self.state = if left == 0 { State::Head } else { State::Skip { left } };
         taken
     }
 
@@ -420,13 +400,7 @@ impl FragmentScanner {
         self.init_start = None;
         self.recognised = true;
         let (random_access, timing) = examine(payload, self.init.as_ref());
-        found(Boundary {
-            offset,
-            kind: BoundaryKind::Fragment {
-                random_access,
-                timing,
-            },
-        });
+        found(Boundary { offset, kind: BoundaryKind::Fragment { random_access, timing } });
     }
 
     fn finish_moov(&mut self, payload: &[u8], end: u64, found: &mut impl FnMut(Boundary)) {
@@ -449,17 +423,10 @@ impl FragmentScanner {
     /// one.
     fn stop(&mut self, found: &mut impl FnMut(Boundary)) {
         assert!(self.state != State::Stopped);
-        let kind = if self.recognised {
-            BoundaryKind::Lost
-        } else {
-            BoundaryKind::NotFmp4
-        };
+        let kind = if self.recognised { BoundaryKind::Lost } else { BoundaryKind::NotFmp4 };
         self.state = State::Stopped;
         self.body = Vec::new();
-        found(Boundary {
-            offset: self.box_start,
-            kind,
-        });
+        found(Boundary { offset: self.box_start, kind });
     }
 }
 
@@ -487,17 +454,12 @@ pub fn parse_fragment(moof: &[u8], init: &Init) -> Result<Fragment, Fmp4Error> {
         match &child.kind {
             b"mfhd" => {
                 let value = u32_at(child.payload, 4)?;
-                fragment.sequence = Some(SequenceField {
-                    position: base + 4,
-                    value,
-                });
+                fragment.sequence = Some(SequenceField { position: base + 4, value });
             }
             b"traf" if fragment.tracks.len() == TRACKS_MAX => {
                 return Err(Fmp4Error::TooManyTracks);
             }
-            b"traf" => fragment
-                .tracks
-                .push(parse_traf(child.payload, base, Some(init))?),
+            b"traf" => fragment.tracks.push(parse_traf(child.payload, base, Some(init))?),
             _ => {}
         }
     }
@@ -510,19 +472,13 @@ pub fn prefix_time(bytes: &[u8], init: &Init) -> Result<Option<(TimeField, u32)>
     let Some(found) = boxes(bytes).next() else {
         return Ok(None);
     };
-    let BoxRef {
-        kind,
-        position,
-        payload,
-    } = found?;
+    let BoxRef { kind, position, payload } = found?;
     let version = *payload.first().ok_or(Fmp4Error::BoxSize)?;
     let field = |at| TimeField::read(payload, at, position, version > 0);
     let (field, timescale) = match &kind {
         b"sidx" => (field(12)?, u32_at(payload, 8)?),
         b"prft" => {
-            let track = init
-                .track(u32_at(payload, 4)?)
-                .ok_or(Fmp4Error::Missing("trak"))?;
+            let track = init.track(u32_at(payload, 4)?).ok_or(Fmp4Error::Missing("trak"))?;
             (field(16)?, track.timescale)
         }
         // Version 0 counts from the segment, which needs no correction.
@@ -536,9 +492,7 @@ pub fn prefix_time(bytes: &[u8], init: &Init) -> Result<Option<(TimeField, u32)>
 fn examine(moof: &[u8], init: Option<&Init>) -> (bool, Option<Timing>) {
     let video_only = init.is_some_and(Init::has_video);
     let mut first = None;
-    let trafs = boxes(moof)
-        .map_while(Result::ok)
-        .filter(|child| &child.kind == b"traf");
+    let trafs = boxes(moof).map_while(Result::ok).filter(|child| &child.kind == b"traf");
     for traf in trafs.take(TRACKS_MAX) {
         let Ok(traf) = parse_traf(traf.payload, 0, init) else {
             continue;
@@ -556,20 +510,9 @@ fn examine(moof: &[u8], init: Option<&Init>) -> (bool, Option<Timing>) {
 }
 
 fn timing(traf: &TrackFragment, track: Option<&Track>) -> Option<Timing> {
-    let Track {
-        track_id,
-        handler,
-        timescale,
-        ..
-    } = *track?;
+    let Track { track_id, handler, timescale, .. } = *track?;
     let decode_time = traf.decode_time?.value;
-    Some(Timing {
-        track_id,
-        handler,
-        timescale,
-        decode_time,
-        duration: traf.duration,
-    })
+    Some(Timing { track_id, handler, timescale, decode_time, duration: traf.duration })
 }
 
 fn parse_moov(moov: &[u8]) -> Result<Init, Fmp4Error> {
@@ -586,11 +529,7 @@ fn parse_moov(moov: &[u8]) -> Result<Init, Fmp4Error> {
     // After the tracks, wherever mvex stands in the moov.
     for trex in children(moov, b"mvex").flat_map(|mvex| children(mvex.payload, b"trex")) {
         let track_id = u32_at(trex.payload, 4)?;
-        if let Some(track) = init
-            .tracks
-            .iter_mut()
-            .find(|track| track.track_id == track_id)
-        {
+        if let Some(track) = init.tracks.iter_mut().find(|track| track.track_id == track_id) {
             track.default_sample_duration = u32_at(trex.payload, 12)?;
             track.default_sample_flags = u32_at(trex.payload, 20)?;
         }
@@ -599,11 +538,7 @@ fn parse_moov(moov: &[u8]) -> Result<Init, Fmp4Error> {
 }
 
 fn parse_trak(trak: &[u8]) -> Result<Track, Fmp4Error> {
-    let only = |parent, kind, name| {
-        children(parent, kind)
-            .next()
-            .ok_or(Fmp4Error::Missing(name))
-    };
+    let only = |parent, kind, name| children(parent, kind).next().ok_or(Fmp4Error::Missing(name));
     let tkhd = only(trak, b"tkhd", "tkhd")?.payload;
     let mdia = only(trak, b"mdia", "mdia")?.payload;
     let mdhd = only(mdia, b"mdhd", "mdhd")?.payload;
@@ -638,19 +573,12 @@ struct TrackHead {
 }
 
 fn parse_traf(traf: &[u8], base: usize, init: Option<&Init>) -> Result<TrackFragment, Fmp4Error> {
-    let tfhd = children(traf, b"tfhd")
-        .next()
-        .ok_or(Fmp4Error::Missing("tfhd"))?;
+    let tfhd = children(traf, b"tfhd").next().ok_or(Fmp4Error::Missing("tfhd"))?;
     let head = parse_tfhd(tfhd.payload, base.saturating_add(tfhd.position), init)?;
     let decode_time = match children(traf, b"tfdt").next() {
         Some(tfdt) => {
             let wide = tfdt.payload.first().is_some_and(|&version| version > 0);
-            Some(TimeField::read(
-                tfdt.payload,
-                4,
-                base.saturating_add(tfdt.position),
-                wide,
-            )?)
+            Some(TimeField::read(tfdt.payload, 4, base.saturating_add(tfdt.position), wide)?)
         }
         None => None,
     };
@@ -723,9 +651,7 @@ fn add_trun(parsed: &mut TrackFragment, trun: &[u8], head: &TrackHead) -> Result
     }
     let duration = if has(0x100) == 1 {
         let durations = samples.chunks_exact(sample_bytes).take(count as usize);
-        durations
-            .map(|sample| u32_at(sample, 0).map_or(0, u64::from))
-            .sum()
+        durations.map(|sample| u32_at(sample, 0).map_or(0, u64::from)).sum()
     } else {
         u64::from(count) * u64::from(head.sample_duration)
     };
@@ -752,11 +678,7 @@ fn boxes(data: &[u8]) -> impl Iterator<Item = Result<BoxRef<'_>, Fmp4Error>> {
             Ok((head, payload)) => {
                 let position = start + head.head_bytes;
                 at = position + payload.len();
-                Some(Ok(BoxRef {
-                    kind: head.kind,
-                    position,
-                    payload,
-                }))
+                Some(Ok(BoxRef { kind: head.kind, position, payload }))
             }
             Err(error) => Some(Err(error)),
         }
@@ -773,30 +695,22 @@ fn split_box(data: &[u8]) -> Result<(BoxHead, &[u8]), Fmp4Error> {
 
 /// The children of one kind up to the first malformed one.
 fn children<'a>(data: &'a [u8], kind: &'static [u8; 4]) -> impl Iterator<Item = BoxRef<'a>> {
-    boxes(data)
-        .map_while(Result::ok)
-        .filter(move |child| &child.kind == kind)
+    boxes(data).map_while(Result::ok).filter(move |child| &child.kind == kind)
 }
 
 fn u32_at(data: &[u8], at: usize) -> Result<u32, Fmp4Error> {
     let bytes = data.get(at..).and_then(<[u8]>::first_chunk::<4>);
-    bytes
-        .map(|bytes| u32::from_be_bytes(*bytes))
-        .ok_or(Fmp4Error::BoxSize)
+    bytes.map(|bytes| u32::from_be_bytes(*bytes)).ok_or(Fmp4Error::BoxSize)
 }
 
 fn u64_at(data: &[u8], at: usize) -> Result<u64, Fmp4Error> {
     let bytes = data.get(at..).and_then(<[u8]>::first_chunk::<8>);
-    bytes
-        .map(|bytes| u64::from_be_bytes(*bytes))
-        .ok_or(Fmp4Error::BoxSize)
+    bytes.map(|bytes| u64::from_be_bytes(*bytes)).ok_or(Fmp4Error::BoxSize)
 }
 
 fn put(data: &mut [u8], at: usize, value: &[u8]) -> Result<(), Fmp4Error> {
     let end = at.checked_add(value.len()).ok_or(Fmp4Error::BoxSize)?;
-    data.get_mut(at..end)
-        .ok_or(Fmp4Error::BoxSize)?
-        .copy_from_slice(value);
+    data.get_mut(at..end).ok_or(Fmp4Error::BoxSize)?.copy_from_slice(value);
     Ok(())
 }
 
@@ -820,10 +734,7 @@ mod tests {
     }
 
     fn kinds(stream: &[u8]) -> Vec<(u64, BoundaryKind)> {
-        scan(stream, 5)
-            .iter()
-            .map(|found| (found.offset, found.kind))
-            .collect()
+        scan(stream, 5).iter().map(|found| (found.offset, found.kind)).collect()
     }
 
     fn new_box(kind: &[u8; 4], payload: &[u8]) -> Vec<u8> {
@@ -832,10 +743,7 @@ mod tests {
     }
 
     fn words(values: &[u32]) -> Vec<u8> {
-        values
-            .iter()
-            .flat_map(|value| value.to_be_bytes())
-            .collect()
+        values.iter().flat_map(|value| value.to_be_bytes()).collect()
     }
 
     /// A moov with one track per handler, numbered from 1, whose samples are sync unless said
@@ -845,14 +753,8 @@ mod tests {
         let mut mvex = Vec::new();
         for (id, handler) in (1..).zip(handlers) {
             let hdlr = [words(&[0, 0]), handler.to_vec(), words(&[0, 0, 0])].concat();
-            let mdia = [
-                new_box(b"mdhd", &words(&[0, 0, 0, 1000])),
-                new_box(b"hdlr", &hdlr),
-            ];
-            let trak = [
-                new_box(b"tkhd", &words(&[0, 0, 0, id])),
-                new_box(b"mdia", &mdia.concat()),
-            ];
+            let mdia = [new_box(b"mdhd", &words(&[0, 0, 0, 1000])), new_box(b"hdlr", &hdlr)];
+            let trak = [new_box(b"tkhd", &words(&[0, 0, 0, id])), new_box(b"mdia", &mdia.concat())];
             content.extend(new_box(b"trak", &trak.concat()));
             mvex.extend(new_box(b"trex", &words(&[0, id, 1, 40, 0, 0])));
         }
@@ -870,22 +772,13 @@ mod tests {
             };
             let tfhd = new_box(b"tfhd", &words(&[0x2_0000, id]));
             let tfdt = new_box(b"tfdt", &words(&[0, time]));
-            content.extend(new_box(
-                b"traf",
-                &[tfhd, tfdt, new_box(b"trun", &trun)].concat(),
-            ));
+            content.extend(new_box(b"traf", &[tfhd, tfdt, new_box(b"trun", &trun)].concat()));
         }
         new_box(b"moof", &content)
     }
 
     fn is_random_access(kind: BoundaryKind) -> bool {
-        matches!(
-            kind,
-            BoundaryKind::Fragment {
-                random_access: true,
-                ..
-            }
-        )
+        matches!(kind, BoundaryKind::Fragment { random_access: true, .. })
     }
 
     #[test]
@@ -893,13 +786,7 @@ mod tests {
         let whole = scan(SAMPLE, SAMPLE.len());
         assert_eq!(whole.len(), 1 + 40);
         assert_eq!(whole[0].kind, BoundaryKind::InitEnd);
-        assert_eq!(
-            whole
-                .iter()
-                .filter(|found| is_random_access(found.kind))
-                .count(),
-            8
-        );
+        assert_eq!(whole.iter().filter(|found| is_random_access(found.kind)).count(), 8);
         for piece_bytes in [1, 7, 188, 1000, 65536] {
             assert_eq!(scan(SAMPLE, piece_bytes), whole, "pieces of {piece_bytes}");
         }
@@ -947,12 +834,7 @@ mod tests {
         let default = tfhd.default_sample_duration.unwrap_or(0);
         let duration = entries().map(|entry| u64::from(entry.duration.unwrap_or(default)));
         assert_eq!(ours.duration, duration.sum::<u64>());
-        let flags = entries()
-            .next()
-            .unwrap()
-            .flags
-            .or(tfhd.default_sample_flags)
-            .unwrap();
+        let flags = entries().next().unwrap().flags.or(tfhd.default_sample_flags).unwrap();
         assert_eq!(ours.starts_with_sync, flags & NON_SYNC == 0);
     }
 
@@ -976,18 +858,11 @@ mod tests {
     fn a_narrow_time_stays_narrow() {
         let init = parse_init(&moov(&[b"vide"])).unwrap();
         let mut bytes = moof(&[(1, 5, None)]);
-        let field = parse_fragment(&bytes, &init).unwrap().tracks[0]
-            .decode_time
-            .unwrap();
+        let field = parse_fragment(&bytes, &init).unwrap().tracks[0].decode_time.unwrap();
         assert_eq!((field.value, field.wide), (5, false));
         field.rewrite(&mut bytes, u64::from(u32::MAX)).unwrap();
-        assert_eq!(
-            field.rewrite(&mut bytes, 1 << 32),
-            Err(Fmp4Error::TimeOverflow)
-        );
-        let again = parse_fragment(&bytes, &init).unwrap().tracks[0]
-            .decode_time
-            .unwrap();
+        assert_eq!(field.rewrite(&mut bytes, 1 << 32), Err(Fmp4Error::TimeOverflow));
+        let again = parse_fragment(&bytes, &init).unwrap().tracks[0].decode_time.unwrap();
         assert_eq!(again.value, u64::from(u32::MAX));
     }
 
@@ -998,10 +873,8 @@ mod tests {
         let video_later = moof(&[(1, 0, None), (2, 0, Some(NON_SYNC))]);
         let sound = moof(&[(1, 0, None)]);
         let stream = [muxed, video_sync, video_later, sound.clone()].concat();
-        let found: Vec<bool> = kinds(&stream)
-            .iter()
-            .map(|found| is_random_access(found.1))
-            .collect();
+        let found: Vec<bool> =
+            kinds(&stream).iter().map(|found| is_random_access(found.1)).collect();
         assert_eq!(found, [false, true, false, false]);
         let stream = [moov(&[b"soun"]), sound].concat();
         assert!(is_random_access(kinds(&stream)[1].1));
@@ -1024,10 +897,7 @@ mod tests {
         let stream = [init.clone(), moof(&[(1, 0, None)]), init.clone()].concat();
         let start = (stream.len() - init.len()) as u64;
         let last = kinds(&stream).pop().unwrap();
-        assert_eq!(
-            last,
-            (stream.len() as u64, BoundaryKind::InitReplaced { start })
-        );
+        assert_eq!(last, (stream.len() as u64, BoundaryKind::InitReplaced { start }));
     }
 
     #[test]
@@ -1035,14 +905,7 @@ mod tests {
         let plain = [new_box(b"ftyp", b"isom"), new_box(b"moov", &[])].concat();
         let unfragmented = new_box(b"moov", &new_box(b"free", &[0; 4]));
         let text = b"#EXTM3U\n#EXT-X-VERSION:9\n".to_vec();
-        for stream in [
-            plain,
-            unfragmented,
-            text,
-            vec![0x47; 400],
-            vec![0; 99],
-            vec![0xff; 40],
-        ] {
+        for stream in [plain, unfragmented, text, vec![0x47; 400], vec![0; 99], vec![0xff; 40]] {
             for piece_bytes in [1, 3, 400] {
                 let found = scan(&stream, piece_bytes);
                 assert_eq!(found.len(), 1, "{stream:?}");
@@ -1054,11 +917,7 @@ mod tests {
     #[test]
     fn lost_framing_and_large_moofs_are_told_once() {
         let good = [moov(&[b"vide"]), moof(&[(1, 0, None)])].concat();
-        let huge = [
-            &((MOOF_BYTES_MAX as u32) + 8).to_be_bytes(),
-            b"moof".as_slice(),
-        ]
-        .concat();
+        let huge = [&((MOOF_BYTES_MAX as u32) + 8).to_be_bytes(), b"moof".as_slice()].concat();
         for bad in [vec![0, 0, 0, 3, b'm', b'd', b'a', b't'], vec![1; 64], huge] {
             let found = kinds(&[good.clone(), bad, good.clone()].concat());
             let offset = good.len() as u64;
@@ -1073,17 +932,10 @@ mod tests {
         let head = [moov(&[b"vide"]), moof(&[(1, 0, None)])].concat();
         let found = kinds(&[head, large, moof(&[(1, 40, None)]), endless].concat());
         assert_eq!(found.len(), 3);
-        let BoundaryKind::Fragment {
-            timing: Some(timing),
-            ..
-        } = found[2].1
-        else {
+        let BoundaryKind::Fragment { timing: Some(timing), .. } = found[2].1 else {
             panic!("{found:?}");
         };
-        assert_eq!(
-            (timing.decode_time, timing.duration, timing.timescale),
-            (40, 40, 1000)
-        );
+        assert_eq!((timing.decode_time, timing.duration, timing.timescale), (40, 40, 1000));
     }
 
     #[test]
@@ -1092,10 +944,7 @@ mod tests {
         let tfhd = new_box(b"tfhd", &words(&[0, 1]));
         let trun = new_box(b"trun", &words(&[0x100, u32::MAX, 40]));
         let traf = new_box(b"traf", &[tfhd, trun].concat());
-        assert_eq!(
-            parse_fragment(&new_box(b"moof", &traf), &init),
-            Err(Fmp4Error::BoxSize)
-        );
+        assert_eq!(parse_fragment(&new_box(b"moof", &traf), &init), Err(Fmp4Error::BoxSize));
     }
 
     #[test]

@@ -56,13 +56,13 @@ const TYPES: &[(&str, &str, Class)] = &[
 ];
 
 fn row_of(name: &str) -> Option<&'static (&'static str, &'static str, Class)> {
-    let file = name.rsplit('/').next()?;
+    // With `compat.query_in_name` a query stands behind the path.
+    let path = name.split('?').next()?;
+    let file = path.rsplit('/').next()?;
     let (_, extension) = file.rsplit_once('.')?;
     // `Streams(video.cmfv)` of DASH-IF ingest names its track in parentheses.
     let extension = extension.trim_end_matches(')');
-    TYPES
-        .iter()
-        .find(|(known, _, _)| known.eq_ignore_ascii_case(extension))
+    TYPES.iter().find(|(known, _, _)| known.eq_ignore_ascii_case(extension))
 }
 
 /// The content type that the name suggests.
@@ -72,9 +72,7 @@ pub fn by_extension(name: &str) -> Option<&'static str> {
 
 /// The class, by what the uploader said first, and by the name otherwise.
 pub fn class_of(name: &str, content_type: Option<&str>) -> Class {
-    let essence = content_type
-        .and_then(|value| value.split(';').next())
-        .map(str::trim);
+    let essence = content_type.and_then(|value| value.split(';').next()).map(str::trim);
     let is = |known: &str| essence.is_some_and(|essence| essence.eq_ignore_ascii_case(known));
     let manifests = [
         "application/vnd.apple.mpegurl",
@@ -94,11 +92,7 @@ pub fn class_of(name: &str, content_type: Option<&str>) -> Class {
         let kind = essence.split('/').next().unwrap_or_default();
         kind.eq_ignore_ascii_case("video") || kind.eq_ignore_ascii_case("audio")
     };
-    if essence.is_some_and(is_media) {
-        Segment
-    } else {
-        Other
-    }
+    if essence.is_some_and(is_media) { Segment } else { Other }
 }
 
 #[cfg(test)]
@@ -107,17 +101,11 @@ mod tests {
 
     #[test]
     fn names_and_types_give_the_class() {
-        assert_eq!(
-            by_extension("live/a.M3U8"),
-            Some("application/vnd.apple.mpegurl")
-        );
+        assert_eq!(by_extension("live/a.M3U8"), Some("application/vnd.apple.mpegurl"));
         assert_eq!(by_extension("live/Streams(v.cmfv)"), Some("video/mp4"));
         assert_eq!(by_extension("a.b/c"), None);
         assert_eq!(class_of("a.m3u8", None), Manifest);
-        assert_eq!(
-            class_of("a", Some("Application/X-mpegURL; charset=utf-8")),
-            Manifest
-        );
+        assert_eq!(class_of("a", Some("Application/X-mpegURL; charset=utf-8")), Manifest);
         assert_eq!(class_of("a.ts", Some("application/octet-stream")), Segment);
         assert_eq!(class_of("a", Some("video/mp4")), Segment);
         assert_eq!(class_of("a", None), Other);

@@ -92,9 +92,7 @@ impl TsScanner {
 
     /// The leading stream: its PID, and whether it is video. Known with the first preamble.
     pub fn lead(&self) -> Option<(u16, bool)> {
-        self.tables
-            .lead
-            .map(|lead| (lead.pid, lead.kind == StreamKind::Video))
+        self.tables.lead.map(|lead| (lead.pid, lead.kind == StreamKind::Video))
     }
 
     pub fn push(&mut self, mut bytes: &[u8], found: &mut impl FnMut(Boundary)) {
@@ -110,11 +108,7 @@ impl TsScanner {
             } else {
                 let taken = self.hold(bytes);
                 bytes = bytes.get(taken..).unwrap_or_default();
-                if self.synced {
-                    self.take_held(found)
-                } else {
-                    self.search(found)
-                }
+                if self.synced { self.take_held(found) } else { self.search(found) }
             }
         }
         self.position += bytes.len() as u64;
@@ -169,10 +163,7 @@ impl TsScanner {
     /// Throws away at least one byte, up to the next possible sync byte.
     fn discard(&mut self, found: &mut impl FnMut(Boundary)) {
         let held = self.held.get(1..self.held_len).unwrap_or_default();
-        let thrown = 1 + held
-            .iter()
-            .position(|&byte| byte == SYNC)
-            .unwrap_or(held.len());
+        let thrown = 1 + held.iter().position(|&byte| byte == SYNC).unwrap_or(held.len());
         self.held.copy_within(thrown..self.held_len, 0);
         self.held_len -= thrown;
         if let Some(bytes) = &mut self.unsynced_bytes {
@@ -180,10 +171,7 @@ impl TsScanner {
             if *bytes >= UNSYNCED_BYTES_MAX {
                 self.stopped = true;
                 self.held_len = 0;
-                found(Boundary {
-                    offset: 0,
-                    kind: BoundaryKind::NotTs,
-                });
+                found(Boundary { offset: 0, kind: BoundaryKind::NotTs });
             }
         }
     }
@@ -232,9 +220,7 @@ impl Tables {
             && program.pmt_pid == head.pid
         {
             // Several programs may share a PID; only ours counts.
-            if self.pmt.packet(packet, &head, |section| {
-                u16_of(section, 3) == program.number
-            }) {
+            if self.pmt.packet(packet, &head, |section| u16_of(section, 3) == program.number) {
                 self.read_pmt();
                 self.tell_preamble(offset, found);
             }
@@ -243,26 +229,17 @@ impl Tables {
             && head.unit_start
         {
             if head.random_access || lead.kind != StreamKind::Video {
-                found(Boundary {
-                    offset,
-                    kind: BoundaryKind::RandomAccess,
-                });
+                found(Boundary { offset, kind: BoundaryKind::RandomAccess });
             }
             let times = pes_times(packet);
-            found(Boundary {
-                offset,
-                kind: BoundaryKind::PesStart { times },
-            });
+            found(Boundary { offset, kind: BoundaryKind::PesStart { times } });
         }
     }
 
     fn tell_preamble(&self, offset: u64, found: &mut impl FnMut(Boundary)) {
         if self.lead.is_some() {
             let preamble = [self.pat.packets.as_slice(), &self.pmt.packets].concat();
-            found(Boundary {
-                offset,
-                kind: BoundaryKind::Preamble(preamble),
-            });
+            found(Boundary { offset, kind: BoundaryKind::Preamble(preamble) });
         }
     }
 
@@ -292,10 +269,7 @@ impl Tables {
         let mut rest = section_body(section, 0x02, 12 + info_bytes);
         while let Some((&[stream_type, a, b, c, d], after)) = rest.split_first_chunk::<5>() {
             let pid = u16::from_be_bytes([a, b]) & 0x1fff;
-            let stream = Stream {
-                pid,
-                kind: kind_of(stream_type),
-            };
+            let stream = Stream { pid, kind: kind_of(stream_type) };
             if self.lead.is_none_or(|lead| stream.kind < lead.kind) {
                 self.lead = Some(stream);
             }
@@ -385,9 +359,7 @@ fn section_body(section: &[u8], table_id: u8, from: usize) -> &[u8] {
     if section.first() != Some(&table_id) {
         return &[];
     }
-    section
-        .get(from..section.len().saturating_sub(4))
-        .unwrap_or_default()
+    section.get(from..section.len().saturating_sub(4)).unwrap_or_default()
 }
 
 /// Annex A; 0 over a section with its CRC. Runs only over sections that changed.
@@ -462,25 +434,14 @@ impl PesTimes {
 /// The times of the PES packet that begins in this packet; none where none begins.
 pub fn pes_times(packet: &Packet) -> PesTimes {
     let (pts_at, dts_at) = pes_time_places(packet);
-    let read = |at: usize| {
-        packet
-            .get(at..)
-            .and_then(<[u8]>::first_chunk)
-            .map(read_timestamp)
-    };
-    PesTimes {
-        pts: pts_at.and_then(read),
-        dts: dts_at.and_then(read),
-    }
+    let read = |at: usize| packet.get(at..).and_then(<[u8]>::first_chunk).map(read_timestamp);
+    PesTimes { pts: pts_at.and_then(read), dts: dts_at.and_then(read) }
 }
 
 /// Program clock reference in ticks of 27 MHz.
 pub fn pcr(packet: &Packet) -> Option<u64> {
     let (pcr_at, _) = pcr_places(packet);
-    packet
-        .get(pcr_at?..)
-        .and_then(<[u8]>::first_chunk)
-        .map(read_pcr)
+    packet.get(pcr_at?..).and_then(<[u8]>::first_chunk).map(read_pcr)
 }
 
 /// Moves every clock of the packet (PCR, OPCR, PTS, DTS) by `ticks` of 90 kHz, modulo 33 bits.
@@ -543,11 +504,7 @@ impl ContinuityRewriter {
         if head.pid == PID_NULL {
             return;
         }
-        let first = Continuity {
-            pass: self.pass,
-            shift: 0,
-            last: head.continuity,
-        };
+        let first = Continuity { pass: self.pass, shift: 0, last: head.continuity };
         let entry = self.pids.entry(head.pid).or_insert(first);
         if entry.pass != self.pass {
             // A packet without payload repeats the counter of the one before.
@@ -570,10 +527,7 @@ fn pcr_places(packet: &Packet) -> (Option<usize>, Option<usize>) {
     let has_opcr = flags & 0x08 != 0;
     let opcr_at = 6 + 6 * usize::from(has_pcr);
     let opcr_fits = opcr_at + 6 <= 5 + usize::from(field_bytes);
-    (
-        has_pcr.then_some(6),
-        (has_opcr && opcr_fits).then_some(opcr_at),
-    )
+    (has_pcr.then_some(6), (has_opcr && opcr_fits).then_some(opcr_at))
 }
 
 /// Where PTS and DTS are (2.4.3.6), if a PES packet with them begins here, in the clear.
@@ -583,10 +537,7 @@ fn pes_time_places(packet: &Packet) -> (Option<usize>, Option<usize>) {
         return none;
     };
     let scrambled = packet[3] & 0xc0 != 0;
-    let Some(pes) = packet
-        .get(head.payload_at..)
-        .and_then(<[u8]>::first_chunk::<9>)
-    else {
+    let Some(pes) = packet.get(head.payload_at..).and_then(<[u8]>::first_chunk::<9>) else {
         return none;
     };
     let &[0, 0, 1, stream_id, _, _, marker, flags, header_bytes] = pes else {
@@ -743,15 +694,9 @@ mod tests {
         let whole = scan(&stream, stream.len());
         let offsets: Vec<u64> = whole.iter().map(|found| found.offset / 188).collect();
         assert_eq!(offsets, [1, 2, 2, 5]);
-        assert_eq!(
-            whole[0].kind,
-            BoundaryKind::Preamble(stream[..376].to_vec())
-        );
+        assert_eq!(whole[0].kind, BoundaryKind::Preamble(stream[..376].to_vec()));
         assert_eq!(whole[1].kind, BoundaryKind::RandomAccess);
-        let times = PesTimes {
-            pts: Some(12600),
-            dts: Some(9000),
-        };
+        let times = PesTimes { pts: Some(12600), dts: Some(9000) };
         assert_eq!(whole[3].kind, BoundaryKind::PesStart { times });
         for piece_bytes in [1, 10, 187, 188, 189, 500] {
             assert_eq!(scan(&stream, piece_bytes), whole, "pieces of {piece_bytes}");
@@ -764,15 +709,10 @@ mod tests {
         let sound = pes(AUDIO_PID, false, 0, 1, 1).to_vec();
         let stream = [stream(), stream(), pat(), audio.clone(), sound].concat();
         let found = scan(&stream, 100);
-        let tables: Vec<_> = found
-            .iter()
-            .filter(|found| matches!(found.kind, BoundaryKind::Preamble(_)))
-            .collect();
+        let tables: Vec<_> =
+            found.iter().filter(|found| matches!(found.kind, BoundaryKind::Preamble(_))).collect();
         assert_eq!(tables.len(), 2);
-        assert_eq!(
-            tables[1].kind,
-            BoundaryKind::Preamble([pat(), audio].concat())
-        );
+        assert_eq!(tables[1].kind, BoundaryKind::Preamble([pat(), audio].concat()));
         // Without pictures every unit of sound is a place to join.
         assert_eq!(found[found.len() - 2].kind, BoundaryKind::RandomAccess);
     }
@@ -796,29 +736,17 @@ mod tests {
     fn synchronisation_is_found_and_found_again() {
         let good = stream();
         let noise: Vec<u8> = (0..1000u32).map(|index| (index * 7 % 251) as u8).collect();
-        let found = scan(
-            &[noise.clone(), good.clone(), noise, good.clone()].concat(),
-            33,
-        );
+        let found = scan(&[noise.clone(), good.clone(), noise, good.clone()].concat(), 33);
         let offsets: Vec<u64> = found.iter().map(|found| found.offset).collect();
         let again = 2000 + good.len() as u64;
-        assert_eq!(
-            offsets[..4],
-            [188, 376, 376, 940].map(|offset| offset + 1000)
-        );
+        assert_eq!(offsets[..4], [188, 376, 376, 940].map(|offset| offset + 1000));
         assert_eq!(offsets[4..], [376, 376, 940].map(|offset| offset + again));
     }
 
     #[test]
     fn other_streams_are_refused_once() {
         let found = scan(&vec![0x11; 200_000], 1024);
-        assert_eq!(
-            found,
-            [Boundary {
-                offset: 0,
-                kind: BoundaryKind::NotTs
-            }]
-        );
+        assert_eq!(found, [Boundary { offset: 0, kind: BoundaryKind::NotTs }]);
     }
 
     #[test]
@@ -826,30 +754,12 @@ mod tests {
         let mut packet = pes(VIDEO_PID, true, 0, CLOCK_WRAP - 10, CLOCK_WRAP - 100);
         assert_eq!(pcr(&packet), Some((CLOCK_WRAP - 100) * 300 + 17));
         shift_times(&mut packet, 50);
-        assert_eq!(
-            pes_times(&packet),
-            PesTimes {
-                pts: Some(40),
-                dts: Some(CLOCK_WRAP - 50)
-            }
-        );
+        assert_eq!(pes_times(&packet), PesTimes { pts: Some(40), dts: Some(CLOCK_WRAP - 50) });
         shift_times(&mut packet, 100 + CLOCK_WRAP);
-        assert_eq!(
-            pes_times(&packet),
-            PesTimes {
-                pts: Some(140),
-                dts: Some(50)
-            }
-        );
+        assert_eq!(pes_times(&packet), PesTimes { pts: Some(140), dts: Some(50) });
         assert_eq!(pcr(&packet), Some(50 * 300 + 17));
-        assert_eq!(
-            unwrap_clock(CLOCK_WRAP + CLOCK_WRAP - 100, 50),
-            2 * CLOCK_WRAP + 50
-        );
-        assert_eq!(
-            unwrap_clock(CLOCK_WRAP + 50, CLOCK_WRAP - 100),
-            CLOCK_WRAP - 100
-        );
+        assert_eq!(unwrap_clock(CLOCK_WRAP + CLOCK_WRAP - 100, 50), 2 * CLOCK_WRAP + 50);
+        assert_eq!(unwrap_clock(CLOCK_WRAP + 50, CLOCK_WRAP - 100), CLOCK_WRAP - 100);
     }
 
     #[test]

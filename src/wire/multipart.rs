@@ -11,11 +11,7 @@ impl Byteranges {
     /// `unique` makes the boundary; it must not be guessable from the content.
     pub fn new(unique: u64, content_type: Option<&str>, complete_length: u64) -> Byteranges {
         let boundary = format!("headwater-{unique:016x}");
-        Byteranges {
-            boundary,
-            content_type: content_type.map(str::to_owned),
-            complete_length,
-        }
+        Byteranges { boundary, content_type: content_type.map(str::to_owned), complete_length }
     }
 
     /// The value of the answer's Content-Type.
@@ -29,11 +25,7 @@ impl Byteranges {
         if let Some(content_type) = &self.content_type {
             head += &format!("Content-Type: {content_type}\r\n");
         }
-        head + &format!(
-            "Content-Range: bytes {start}-{}/{}\r\n\r\n",
-            end - 1,
-            self.complete_length
-        )
+        head + &format!("Content-Range: bytes {start}-{}/{}\r\n\r\n", end - 1, self.complete_length)
     }
 
     pub fn close(&self) -> String {
@@ -56,15 +48,9 @@ mod tests {
     fn the_length_is_what_is_written() {
         let ranges = Byteranges::new(7, Some("video/mp4"), 100);
         let parts = [(0, 1), (50, 100)];
-        let written: u64 = parts
-            .iter()
-            .map(|(s, e)| ranges.part_head(*s, *e).len() as u64 + e - s)
-            .sum();
+        let written: u64 =
+            parts.iter().map(|(s, e)| ranges.part_head(*s, *e).len() as u64 + e - s).sum();
         assert_eq!(ranges.length(&parts), written + ranges.close().len() as u64);
-        assert!(
-            ranges
-                .part_head(50, 100)
-                .contains("Content-Range: bytes 50-99/100\r\n")
-        );
+        assert!(ranges.part_head(50, 100).contains("Content-Range: bytes 50-99/100\r\n"));
     }
 }

@@ -50,41 +50,19 @@ pub struct BodyDecoder {
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    Length {
-        left: u64,
-    },
-    Size {
-        value: u64,
-        digits: usize,
-    },
-    Extension {
-        size: u64,
-        line_bytes: usize,
-        seen_semicolon: bool,
-    },
-    SizeLf {
-        size: u64,
-    },
-    Data {
-        left: u64,
-    },
+    Length { left: u64 },
+    Size { value: u64, digits: usize },
+    Extension { size: u64, line_bytes: usize, seen_semicolon: bool },
+    SizeLf { size: u64 },
+    Data { left: u64 },
     DataCr,
     DataLf,
-    Trailer {
-        bytes: usize,
-        line_bytes: usize,
-    },
-    TrailerLf {
-        bytes: usize,
-        line_bytes: usize,
-    },
+    Trailer { bytes: usize, line_bytes: usize },
+    TrailerLf { bytes: usize, line_bytes: usize },
     End,
 }
 
-const NEXT_CHUNK: State = State::Size {
-    value: 0,
-    digits: 0,
-};
+const NEXT_CHUNK: State = State::Size { value: 0, digits: 0 };
 
 impl BodyDecoder {
     pub fn new(framing: Framing) -> BodyDecoder {
@@ -109,9 +87,7 @@ impl BodyDecoder {
         let mut at = 0;
         while at < input.len() && !self.is_finished() {
             if let State::Length { left } | State::Data { left } = &mut self.state {
-                let piece = usize::try_from(*left)
-                    .unwrap_or(usize::MAX)
-                    .min(input.len() - at);
+                let piece = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len() - at);
                 payload(&input[at..at + piece]);
                 at += piece;
                 *left -= piece as u64;
@@ -124,10 +100,7 @@ impl BodyDecoder {
             self.state = step(self.state, input[at])?;
             at += 1;
         }
-        Ok(Progress {
-            consumed: at,
-            finished: self.is_finished(),
-        })
+        Ok(Progress { consumed: at, finished: self.is_finished() })
     }
 }
 
@@ -135,16 +108,11 @@ impl BodyDecoder {
 fn step(state: State, byte: u8) -> Result<State, BodyError> {
     match state {
         State::Size { value, digits } => step_size(value, digits, byte),
-        State::Extension {
-            size,
-            line_bytes,
-            seen_semicolon,
-        } => step_extension(size, line_bytes, seen_semicolon, byte),
+        State::Extension { size, line_bytes, seen_semicolon } => {
+            step_extension(size, line_bytes, seen_semicolon, byte)
+        }
         State::SizeLf { size } => match (byte, size) {
-            (b'\n', 0) => Ok(State::Trailer {
-                bytes: 0,
-                line_bytes: 0,
-            }),
+            (b'\n', 0) => Ok(State::Trailer { bytes: 0, line_bytes: 0 }),
             (b'\n', left) => Ok(State::Data { left }),
             _ => Err(BodyError::StrayByte),
         },
@@ -154,10 +122,7 @@ fn step(state: State, byte: u8) -> Result<State, BodyError> {
         State::Trailer { bytes, line_bytes } => step_trailer(bytes, line_bytes, byte),
         State::TrailerLf { bytes, line_bytes } => match (byte, line_bytes) {
             (b'\n', 0) => Ok(State::End),
-            (b'\n', _) => Ok(State::Trailer {
-                bytes,
-                line_bytes: 0,
-            }),
+            (b'\n', _) => Ok(State::Trailer { bytes, line_bytes: 0 }),
             _ => Err(BodyError::StrayByte),
         },
         State::Length { .. } | State::Data { .. } | State::End => unreachable!("handled by decode"),
@@ -169,10 +134,7 @@ fn step_size(value: u64, digits: usize, byte: u8) -> Result<State, BodyError> {
         if digits == SIZE_DIGITS_MAX {
             return Err(BodyError::ChunkSize);
         }
-        return Ok(State::Size {
-            value: value << 4 | u64::from(digit),
-            digits: digits + 1,
-        });
+        return Ok(State::Size { value: value << 4 | u64::from(digit), digits: digits + 1 });
     }
     if digits == 0 {
         return Err(BodyError::ChunkSize);
@@ -196,23 +158,13 @@ fn step_extension(size: u64, line_bytes: usize, seen: bool, byte: u8) -> Result<
     }
     match byte {
         b'\r' if seen => Ok(State::SizeLf { size }),
-        b';' => Ok(State::Extension {
-            size,
-            line_bytes: line_bytes + 1,
-            seen_semicolon: true,
-        }),
-        b' ' | b'\t' => Ok(State::Extension {
-            size,
-            line_bytes: line_bytes + 1,
-            seen_semicolon: seen,
-        }),
+        b';' => Ok(State::Extension { size, line_bytes: line_bytes + 1, seen_semicolon: true }),
+        b' ' | b'\t' => {
+            Ok(State::Extension { size, line_bytes: line_bytes + 1, seen_semicolon: seen })
+        }
         _ if !seen => Err(BodyError::ChunkSize),
         _ if byte.is_ascii_control() => Err(BodyError::StrayByte),
-        _ => Ok(State::Extension {
-            size,
-            line_bytes: line_bytes + 1,
-            seen_semicolon: true,
-        }),
+        _ => Ok(State::Extension { size, line_bytes: line_bytes + 1, seen_semicolon: true }),
     }
 }
 
@@ -222,19 +174,10 @@ fn step_trailer(bytes: usize, line_bytes: usize, byte: u8) -> Result<State, Body
         return Err(BodyError::TrailerTooLong);
     }
     match byte {
-        b'\r' => Ok(State::TrailerLf {
-            bytes: bytes + 1,
-            line_bytes,
-        }),
-        b'\t' => Ok(State::Trailer {
-            bytes: bytes + 1,
-            line_bytes: line_bytes + 1,
-        }),
+        b'\r' => Ok(State::TrailerLf { bytes: bytes + 1, line_bytes }),
+        b'\t' => Ok(State::Trailer { bytes: bytes + 1, line_bytes: line_bytes + 1 }),
         _ if byte.is_ascii_control() => Err(BodyError::StrayByte),
-        _ => Ok(State::Trailer {
-            bytes: bytes + 1,
-            line_bytes: line_bytes + 1,
-        }),
+        _ => Ok(State::Trailer { bytes: bytes + 1, line_bytes: line_bytes + 1 }),
     }
 }
 
@@ -276,10 +219,7 @@ mod tests {
     fn a_length_ends_where_it_says() {
         let got = decode(Framing::Length(3), b"abcdef", 2).unwrap();
         assert_eq!(got, (b"abc".to_vec(), 3, true));
-        assert_eq!(
-            decode(Framing::Length(9), b"abc", 2).unwrap(),
-            (b"abc".to_vec(), 3, false)
-        );
+        assert_eq!(decode(Framing::Length(9), b"abc", 2).unwrap(), (b"abc".to_vec(), 3, false));
         assert!(BodyDecoder::new(Framing::Length(0)).is_finished());
     }
 

@@ -14,7 +14,8 @@ pub use condition::{
 };
 pub use range::{FOLLOW_LAST_BYTE, RANGES_MAX, RangeSpec, Ranges, parse_range};
 pub use request::{
-    Fields, Framing, HEADERS_MAX, HeadError, HeadLimits, Method, Parsed, Request, Version, parse,
+    Fields, Framing, HEADERS_MAX, HeadError, HeadLimits, HeaderRoom, Method, Parsed, Request,
+    Version, parse,
 };
 pub use response::{Chunk, DateLine, HeadWriter, LAST_CHUNK, reason};
 pub use target::{Target, TargetError, parse_target};

@@ -33,11 +33,7 @@ pub fn parse_range(value: &str) -> Option<Vec<RangeSpec>> {
         return None;
     }
     let mut specs = Vec::new();
-    for spec in set
-        .split(',')
-        .map(str::trim)
-        .filter(|spec| !spec.is_empty())
-    {
+    for spec in set.split(',').map(str::trim).filter(|spec| !spec.is_empty()) {
         if specs.len() == RANGES_MAX {
             return None;
         }
@@ -69,21 +65,14 @@ fn position(text: &str) -> Option<u64> {
 impl Ranges {
     /// Apply the specs to a sealed object of `length` bytes.
     pub fn of(specs: &[RangeSpec], length: u64) -> Ranges {
-        let parts: Vec<_> = specs
-            .iter()
-            .filter_map(|spec| satisfy(*spec, length))
-            .collect();
+        let parts: Vec<_> = specs.iter().filter_map(|spec| satisfy(*spec, length)).collect();
         if parts.is_empty() {
             return Ranges::Unsatisfiable;
         }
         // Overlapping ranges that ask for more than there is cost more than the whole (RFC 9110
         // §17.15).
         let asked: u64 = parts.iter().map(|(start, end)| end - start).sum();
-        if parts.len() > 1 && asked > length {
-            Ranges::Whole
-        } else {
-            Ranges::Parts(parts)
-        }
+        if parts.len() > 1 && asked > length { Ranges::Whole } else { Ranges::Parts(parts) }
     }
 }
 

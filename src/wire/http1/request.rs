@@ -2,7 +2,9 @@
 //! where a message ends is checked here, strictly: what two readers could understand differently is
 //! refused. No I/O; called by `connection/http.rs` on whatever has arrived.
 
-use httparse::{EMPTY_HEADER, Header, Status};
+use std::mem::MaybeUninit;
+
+use httparse::{Header, Status};
 
 /// Header fields of one request; more are 431.
 pub const HEADERS_MAX: usize = 64;
@@ -107,21 +109,27 @@ pub enum HeadError {
     Expectation,
 }
 
-/// Parse the head at the start of `input`. `headers` is the caller's room for the fields.
+/// A caller's room for the fields of one request; it costs nothing to make.
+pub struct HeaderRoom<'b>([MaybeUninit<Header<'b>>; HEADERS_MAX]);
+
+impl Default for HeaderRoom<'_> {
+    fn default() -> Self {
+        HeaderRoom([const { MaybeUninit::uninit() }; HEADERS_MAX])
+    }
+}
+
+/// Parse the head at the start of `input`.
 pub fn parse<'h, 'b>(
     input: &'b [u8],
-    headers: &'h mut [Header<'b>; HEADERS_MAX],
+    room: &'h mut HeaderRoom<'b>,
     limits: &HeadLimits,
 ) -> Result<Parsed<'h, 'b>, HeadError> {
-    *headers = [EMPTY_HEADER; HEADERS_MAX];
-    let mut raw = httparse::Request::new(headers);
-    let head_bytes = match raw.parse(input) {
+    let mut raw = httparse::Request::new(&mut []);
+    let head_bytes = match raw.parse_with_uninit_headers(input, &mut room.0) {
         Ok(Status::Complete(head_bytes)) => head_bytes,
         Ok(Status::Partial) => return check_partial(input, limits).map(|()| Parsed::Partial),
         Err(error) => {
-            return Err(check_partial(input, limits)
-                .err()
-                .unwrap_or(malformed(error)));
+            return Err(check_partial(input, limits).err().unwrap_or(malformed(error)));
         }
     };
     check_partial(&input[..head_bytes], limits)?;
@@ -134,9 +142,7 @@ pub fn parse<'h, 'b>(
     let target = raw.path.unwrap_or_default();
     if !target.is_ascii() {
         // RFC 9112 §3.2: a request target is made of the characters of RFC 3986.
-        return Err(HeadError::Malformed(
-            "percent-encode what is not ASCII in the path",
-        ));
+        return Err(HeadError::Malformed("percent-encode what is not ASCII in the path"));
     }
     let method = method_of(raw.method.unwrap_or_default());
     let headers: &'h [Header<'b>] = raw.headers;
@@ -185,11 +191,7 @@ fn malformed(error: httparse::Error) -> HeadError {
 /// not, so it is refused.
 fn check_line_ends(head: &[u8]) -> Result<(), HeadError> {
     let bare = |at: usize| at == 0 || head[at - 1] != b'\r';
-    if memchr::memchr_iter(b'\n', head).any(bare) {
-        Err(HeadError::BareLineFeed)
-    } else {
-        Ok(())
-    }
+    if memchr::memchr_iter(b'\n', head).any(bare) { Err(HeadError::BareLineFeed) } else { Ok(()) }
 }
 
 fn method_of(name: &str) -> Method {
@@ -317,32 +319,23 @@ fn check_host(read: &ReadFields<'_>, version: Version, target: &str) -> Result<(
     }
     let plausible =
         |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(byte);
-    if read
-        .fields
-        .host
-        .is_some_and(|host| !host.as_bytes().iter().all(|byte| plausible(byte)))
-    {
+    if read.fields.host.is_some_and(|host| !host.as_bytes().iter().all(|byte| plausible(byte))) {
         return Err(HeadError::Host);
     }
     if target.starts_with('/') || target == "*" || target.contains("://") {
         return Ok(());
     }
-    Err(HeadError::Malformed(
-        "the target is neither a path, nor a URL, nor *",
-    ))
+    Err(HeadError::Malformed("the target is neither a path, nor a URL, nor *"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LIMITS: HeadLimits = HeadLimits {
-        request_line_bytes_max: 200,
-        head_bytes_max: 1000,
-    };
+    const LIMITS: HeadLimits = HeadLimits { request_line_bytes_max: 200, head_bytes_max: 1000 };
 
     fn outcome(input: &str) -> Result<(Method, Framing, bool), HeadError> {
-        let mut headers = [EMPTY_HEADER; HEADERS_MAX];
+        let mut headers = HeaderRoom::default();
         match parse(input.as_bytes(), &mut headers, &LIMITS)? {
             Parsed::Request(r) => Ok((r.method, r.framing, r.keep_alive)),
             Parsed::Partial => panic!("partial: {input:?}"),
@@ -368,30 +361,15 @@ mod tests {
     fn ambiguous_requests_are_refused() {
         use HeadError::*;
         let cases: &[(&str, HeadError)] = &[
-            (
-                "Host: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked",
-                LengthAndEncoding,
-            ),
-            (
-                "Host: x\r\nContent-Length: 1\r\nContent-Length: 1",
-                ContentLength,
-            ),
+            ("Host: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked", LengthAndEncoding),
+            ("Host: x\r\nContent-Length: 1\r\nContent-Length: 1", ContentLength),
             ("Host: x\r\nContent-Length: 1, 1", ContentLength),
             ("Host: x\r\nContent-Length: +1", ContentLength),
             ("Host: x\r\nContent-Length: 0x1", ContentLength),
-            (
-                "Host: x\r\nContent-Length: 99999999999999999999",
-                ContentLength,
-            ),
+            ("Host: x\r\nContent-Length: 99999999999999999999", ContentLength),
             ("Host: x\r\nContent-Length: ", ContentLength),
-            (
-                "Host: x\r\nTransfer-Encoding: gzip, chunked",
-                TransferCoding,
-            ),
-            (
-                "Host: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
-                TransferCoding,
-            ),
+            ("Host: x\r\nTransfer-Encoding: gzip, chunked", TransferCoding),
+            ("Host: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked", TransferCoding),
             (
                 "Host: x\r\nTransfer-Encoding: \x0bchunked",
                 Malformed("a field value has a control character"),
@@ -401,28 +379,16 @@ mod tests {
             ("X: y", Host),
             ("Host: x\r\nExpect: 200-ok", Expectation),
             ("Host : x", Malformed("a field name is not a token")),
-            (
-                "Host: x\r\n folded: y",
-                Malformed("a field name is not a token"),
-            ),
-            (
-                "Host: x\0",
-                Malformed("a field value has a control character"),
-            ),
-            (
-                "Host: x\rY: z",
-                Malformed("a field value has a control character"),
-            ),
+            ("Host: x\r\n folded: y", Malformed("a field name is not a token")),
+            ("Host: x\0", Malformed("a field value has a control character")),
+            ("Host: x\rY: z", Malformed("a field value has a control character")),
         ];
         for (fields, wanted) in cases {
             let got = outcome(&format!("PUT /a HTTP/1.1\r\n{fields}\r\n\r\n"));
             assert_eq!(got.err(), Some(*wanted), "{fields:?}");
         }
         assert_eq!(outcome("GET /a HTTP/1.1\nHost: x\n\n"), Err(BareLineFeed));
-        assert_eq!(
-            outcome("GET /a HTTP/1.1\r\nHost: x\r\n\n"),
-            Err(BareLineFeed)
-        );
+        assert_eq!(outcome("GET /a HTTP/1.1\r\nHost: x\r\n\n"), Err(BareLineFeed));
         assert_eq!(outcome("GET /a HTTP/2.0\r\nHost: x\r\n\r\n"), Err(Version));
         let chunked10 = "PUT /a HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
         assert_eq!(outcome(chunked10), Err(EncodingInHttp10));
@@ -430,7 +396,7 @@ mod tests {
 
     #[test]
     fn sizes_are_limited_before_the_head_is_complete() {
-        let mut headers = [EMPTY_HEADER; HEADERS_MAX];
+        let mut headers = HeaderRoom::default();
         let line = format!("GET /{}", "a".repeat(300));
         let got = parse(line.as_bytes(), &mut headers, &LIMITS);
         assert!(matches!(got, Err(HeadError::RequestLineTooLong)));
@@ -446,7 +412,7 @@ mod tests {
         /// Goal: no bytes make the parser panic, and what it accepts is consumed within the input.
         #[test]
         fn any_bytes_are_survived(input in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
-            let mut headers = [EMPTY_HEADER; HEADERS_MAX];
+            let mut headers = HeaderRoom::default();
             if let Ok(Parsed::Request(request)) = parse(&input, &mut headers, &LIMITS) {
                 assert!(request.head_bytes <= input.len());
             }

@@ -25,10 +25,7 @@ impl<'o> HeadWriter<'o> {
     }
 
     pub fn field(&mut self, name: &str, value: &str) -> &mut Self {
-        assert!(
-            !value.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0)),
-            "{name}: {value:?}"
-        );
+        assert!(!value.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0)), "{name}: {value:?}");
         self.out.extend_from_slice(name.as_bytes());
         self.out.extend_from_slice(b": ");
         self.out.extend_from_slice(value.as_bytes());
@@ -72,10 +69,7 @@ impl Chunk {
             *place = b"0123456789abcdef"[digit as usize];
         }
         line[digits..digits + 2].copy_from_slice(b"\r\n");
-        Chunk {
-            line,
-            len: digits as u8 + 2,
-        }
+        Chunk { line, len: digits as u8 + 2 }
     }
 
     pub fn as_bytes(&self) -> &[u8] {
@@ -142,24 +136,14 @@ mod tests {
     #[test]
     fn chunk_lines_are_hexadecimal() {
         for size in [1, 9, 15, 16, 255, 256, 4095, 4096, 65_536, u64::MAX] {
-            assert_eq!(
-                Chunk::header(size).as_bytes(),
-                format!("{size:x}\r\n").as_bytes()
-            );
+            assert_eq!(Chunk::header(size).as_bytes(), format!("{size:x}\r\n").as_bytes());
         }
     }
 
     #[test]
     fn a_head_is_lines() {
         let mut out = Vec::new();
-        HeadWriter::new(&mut out, 204)
-            .field("A", "b")
-            .number("C", 7)
-            .lines(b"D: e\r\n")
-            .end();
-        assert_eq!(
-            out,
-            b"HTTP/1.1 204 No Content\r\nA: b\r\nC: 7\r\nD: e\r\n\r\n"
-        );
+        HeadWriter::new(&mut out, 204).field("A", "b").number("C", 7).lines(b"D: e\r\n").end();
+        assert_eq!(out, b"HTTP/1.1 204 No Content\r\nA: b\r\nC: 7\r\nD: e\r\n\r\n");
     }
 }

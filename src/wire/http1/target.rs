@@ -49,19 +49,11 @@ pub fn parse_target(target: &str) -> Result<Target<'_>, TargetError> {
     let is_folder = path.is_empty() || path.ends_with('/');
     let is_plain = !path.contains('%') && !path.contains("//") && !path.contains("./");
     if is_plain && !path.starts_with(['.', '/']) && !path.contains("/.") && !is_folder {
-        return Ok(Target {
-            name: Cow::Borrowed(path),
-            query,
-            is_folder,
-        });
+        return Ok(Target { name: Cow::Borrowed(path), query, is_folder });
     }
     let name = normalise(path)?;
     let is_folder = is_folder || name.is_empty() || path.ends_with("/.") || path.ends_with("/..");
-    Ok(Target {
-        name: Cow::Owned(name),
-        query,
-        is_folder,
-    })
+    Ok(Target { name: Cow::Owned(name), query, is_folder })
 }
 
 /// `http://host/path` to `/path`.
@@ -89,9 +81,7 @@ fn normalise(path: &str) -> Result<String, TargetError> {
 
 fn decode(raw: &str) -> Result<Cow<'_, str>, TargetError> {
     check_escapes(raw.as_bytes())?;
-    let part = percent_decode_str(raw)
-        .decode_utf8()
-        .map_err(|_| TargetError::NotUtf8)?;
+    let part = percent_decode_str(raw).decode_utf8().map_err(|_| TargetError::NotUtf8)?;
     if part == "." || part == ".." {
         return Err(TargetError::EncodedDots);
     }
