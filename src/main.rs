@@ -7,12 +7,7 @@ use headwater::commands::{Command, run};
 
 /// The origin of live streams: encoders push in, readers follow while the bytes are still arriving.
 #[derive(Parser)]
-#[command(
-    name = "headwater",
-    version,
-    arg_required_else_help = true,
-    max_term_width = 100
-)]
+#[command(name = "headwater", version, arg_required_else_help = true, max_term_width = 100)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,

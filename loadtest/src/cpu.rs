@@ -44,10 +44,7 @@ impl Server {
         if self.pids.is_empty() {
             return Ok(None);
         }
-        let mut cpu = ServerCpu {
-            threads: HashMap::new(),
-            total_ns: 0,
-        };
+        let mut cpu = ServerCpu { threads: HashMap::new(), total_ns: 0 };
         for pid in &self.pids {
             cpu.total_ns += process_ns(*pid)?;
             let tasks = fs::read_dir(format!("/proc/{pid}/task"))
@@ -72,10 +69,7 @@ impl Server {
         if self.pids.is_empty() {
             return Ok(None);
         }
-        let mut memory = ServerMemory {
-            rss_anon_bytes: 0,
-            pss_anon_bytes: 0,
-        };
+        let mut memory = ServerMemory { rss_anon_bytes: 0, pss_anon_bytes: 0 };
         for pid in &self.pids {
             let read = |file: &str| {
                 fs::read_to_string(format!("/proc/{pid}/{file}"))
@@ -95,10 +89,7 @@ impl ServerCpu {
             ns.saturating_sub(before.threads.get(thread).copied().unwrap_or(0))
         };
         let exact = self.threads.iter().map(used).sum();
-        let ended = before
-            .threads
-            .keys()
-            .any(|thread| !self.threads.contains_key(thread));
+        let ended = before.threads.keys().any(|thread| !self.threads.contains_key(thread));
         if ended || self.threads.is_empty() {
             // The time of an ended thread is only in the coarse counter.
             u64::max(exact, self.total_ns.saturating_sub(before.total_ns))
@@ -118,10 +109,7 @@ pub(crate) struct ClientClock {
 
 impl ClientClock {
     pub(crate) fn start() -> ClientClock {
-        ClientClock {
-            wall_ns: sys::monotonic_ns(),
-            cpu_ns: sys::thread_cpu_ns(),
-        }
+        ClientClock { wall_ns: sys::monotonic_ns(), cpu_ns: sys::thread_cpu_ns() }
     }
 
     /// Seconds gone by, and the busy share from 0 to 1.
@@ -142,10 +130,7 @@ fn process_ns(pid: u32) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))
         .with_context(|| format!("server process {pid} does not exist or cannot be read"))?;
     // The second field is the command in parentheses and may hold spaces and parentheses itself.
-    let after_command = text
-        .rsplit_once(')')
-        .map(|(_, rest)| rest)
-        .unwrap_or_default();
+    let after_command = text.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
     let mut fields = after_command.split_whitespace().skip(11);
     let mut ticks = || fields.next().and_then(|field| field.parse::<u64>().ok());
     let (user, system) = (ticks(), ticks());

@@ -103,9 +103,7 @@ impl Follower {
     pub(crate) fn new(stream: TcpStream, plan: &Arc<Plan>) -> Follower {
         // One read takes a whole append and its framing; much larger ones would only spoil the
         // cache. Filled with ones because zeroed memory would fault in during the measurement.
-        let buffer_bytes = (plan.append_bytes() + 512)
-            .next_multiple_of(4096)
-            .min(256 * 1024);
+        let buffer_bytes = (plan.append_bytes() + 512).next_multiple_of(4096).min(256 * 1024);
         Follower {
             stream: Rc::new(stream),
             buffer: vec![1; buffer_bytes],
@@ -200,10 +198,7 @@ impl Follower {
 
     fn lost(&self, why: &str) -> Fault {
         let total = self.plan.object_bytes(self.plan.appends());
-        Fault::Lost(format!(
-            "{why} after {} of {total} bytes",
-            self.verifier.offset()
-        ))
+        Fault::Lost(format!("{why} after {} of {total} bytes", self.verifier.offset()))
     }
 }
 
@@ -252,9 +247,7 @@ pub(crate) async fn join_all(
     let collect = async {
         let mut followers = Vec::with_capacity(readers);
         for (index, task) in tasks.into_iter().enumerate() {
-            let joined = task
-                .await
-                .map_err(|error| anyhow!("reader {index}: {error}"))?;
+            let joined = task.await.map_err(|error| anyhow!("reader {index}: {error}"))?;
             let number = index + 1;
             followers.push(
                 joined.with_context(|| format!("reader {number} of {readers} could not join"))?,
@@ -264,9 +257,7 @@ pub(crate) async fn join_all(
     };
     let limit = Duration::from_secs(JOIN_SECONDS_MAX) + spread;
     timeout(limit, collect).await.unwrap_or_else(|_| {
-        Err(anyhow!(
-            "the {readers} readers did not all get their first bytes within {limit:?}"
-        ))
+        Err(anyhow!("the {readers} readers did not all get their first bytes within {limit:?}"))
     })
 }
 
@@ -283,10 +274,7 @@ impl Audience {
             let tally = tally.clone();
             tokio_uring::spawn(async move { follower.follow(&tally).await })
         };
-        Audience {
-            tasks: followers.into_iter().map(start).collect(),
-            streams,
-        }
+        Audience { tasks: followers.into_iter().map(start).collect(), streams }
     }
 
     /// Waits for every reader's end; after `grace` the connections of those left are shut down,
@@ -305,9 +293,7 @@ impl Audience {
         }
         let mut outcome = Outcome::default();
         for task in self.tasks {
-            let ending = task
-                .await
-                .unwrap_or_else(|error| Err(Fault::Lost(error.to_string())));
+            let ending = task.await.unwrap_or_else(|error| Err(Fault::Lost(error.to_string())));
             outcome.add(ending);
         }
         outcome
@@ -339,14 +325,7 @@ impl Outcome {
     }
 
     pub(crate) fn text(&self) -> String {
-        let Outcome {
-            lost_readers,
-            corrupt_readers,
-            faults,
-        } = self;
-        format!(
-            "{lost_readers} lost, {corrupt_readers} corrupt{}",
-            faults.text()
-        )
+        let Outcome { lost_readers, corrupt_readers, faults } = self;
+        format!("{lost_readers} lost, {corrupt_readers} corrupt{}", faults.text())
     }
 }

@@ -85,12 +85,8 @@ enum Chunk {
     },
 }
 
-const CHUNK_START: State = State::Chunk(Chunk::Line {
-    size: 0,
-    digits: 0,
-    bytes: 0,
-    in_size: true,
-});
+const CHUNK_START: State =
+    State::Chunk(Chunk::Line { size: 0, digits: 0, bytes: 0, in_size: true });
 
 /// The responses of one connection, one after the other.
 pub(crate) struct Response {
@@ -100,10 +96,7 @@ pub(crate) struct Response {
 
 impl Response {
     pub(crate) fn new() -> Response {
-        Response {
-            state: State::Head,
-            head: Vec::with_capacity(512),
-        }
+        Response { state: State::Head, head: Vec::with_capacity(512) }
     }
 
     /// Makes ready for the next response of the connection.
@@ -137,11 +130,7 @@ impl Response {
                 State::UntilClose => Some(Event::Body(std::mem::take(input))),
                 State::Length { left } => {
                     let (body, left) = take(input, left);
-                    self.state = if left == 0 {
-                        State::Done
-                    } else {
-                        State::Length { left }
-                    };
+                    self.state = if left == 0 { State::Done } else { State::Length { left } };
                     Some(Event::Body(body))
                 }
                 State::Chunk(chunk) => self.chunk(chunk, input)?,
@@ -173,18 +162,10 @@ impl Response {
             return Ok(None);
         }
         self.state = match head {
-            Head {
-                status: 204 | 304, ..
-            } => State::Done,
+            Head { status: 204 | 304, .. } => State::Done,
             Head { chunked: true, .. } => CHUNK_START,
-            Head {
-                content_length: Some(0),
-                ..
-            } => State::Done,
-            Head {
-                content_length: Some(left),
-                ..
-            } => State::Length { left },
+            Head { content_length: Some(0), .. } => State::Done,
+            Head { content_length: Some(left), .. } => State::Length { left },
             _ => State::UntilClose,
         };
         Ok(Some(Event::Head(head)))
@@ -204,12 +185,9 @@ impl Response {
                 });
                 return Ok(Some(Event::Body(body)));
             }
-            Chunk::Line {
-                size,
-                digits,
-                bytes,
-                in_size,
-            } => chunk_line(size, digits, bytes, in_size, next_byte(input))?,
+            Chunk::Line { size, digits, bytes, in_size } => {
+                chunk_line(size, digits, bytes, in_size, next_byte(input))?
+            }
             Chunk::DataEnd { seen_cr } => match (seen_cr, next_byte(input)) {
                 (false, b'\r') => State::Chunk(Chunk::DataEnd { seen_cr: true }),
                 (true, b'\n') => CHUNK_START,
@@ -233,12 +211,7 @@ fn chunk_line(
     if bytes > LINE_BYTES_MAX {
         return Err(HttpError::MalformedChunk);
     }
-    let line = |size, digits, in_size| Chunk::Line {
-        size,
-        digits,
-        bytes,
-        in_size,
-    };
+    let line = |size, digits, in_size| Chunk::Line { size, digits, bytes, in_size };
     let next = match (byte, (byte as char).to_digit(16)) {
         (_, Some(digit)) if in_size && digits < 15 => {
             line(size * 16 + u64::from(digit), digits + 1, true)
@@ -258,18 +231,9 @@ fn trailer(line: usize, bytes: usize, byte: u8) -> Result<State, HttpError> {
     match byte {
         _ if bytes >= HEAD_BYTES_MAX => Err(HttpError::MalformedChunk),
         b'\n' if line == 0 => Ok(State::Done),
-        b'\n' => Ok(State::Chunk(Chunk::Trailer {
-            line: 0,
-            bytes: bytes + 1,
-        })),
-        b'\r' => Ok(State::Chunk(Chunk::Trailer {
-            line,
-            bytes: bytes + 1,
-        })),
-        _ => Ok(State::Chunk(Chunk::Trailer {
-            line: line + 1,
-            bytes: bytes + 1,
-        })),
+        b'\n' => Ok(State::Chunk(Chunk::Trailer { line: 0, bytes: bytes + 1 })),
+        b'\r' => Ok(State::Chunk(Chunk::Trailer { line, bytes: bytes + 1 })),
+        _ => Ok(State::Chunk(Chunk::Trailer { line: line + 1, bytes: bytes + 1 })),
     }
 }
 
@@ -320,9 +284,7 @@ fn next_byte(input: &mut &[u8]) -> u8 {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack
-        .windows(needle.len())
-        .position(|window| window == needle)
+    haystack.windows(needle.len()).position(|window| window == needle)
 }
 
 #[cfg(test)]
@@ -379,20 +341,13 @@ mod tests {
             "fffffffffffffffff\r\n",
         ] {
             let response = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
-            assert_eq!(
-                decode(response.as_bytes(), 3),
-                Err(HttpError::MalformedChunk),
-                "{body}"
-            );
+            assert_eq!(decode(response.as_bytes(), 3), Err(HttpError::MalformedChunk), "{body}");
         }
         let endless = format!(
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;{}",
             "a".repeat(LINE_BYTES_MAX)
         );
-        assert_eq!(
-            decode(endless.as_bytes(), 100),
-            Err(HttpError::MalformedChunk)
-        );
+        assert_eq!(decode(endless.as_bytes(), 100), Err(HttpError::MalformedChunk));
     }
 
     #[test]
@@ -405,10 +360,7 @@ mod tests {
         assert_eq!(response.next(&mut input), Ok(Event::End));
         response.reset();
         assert!(response.is_untouched());
-        assert!(matches!(
-            response.next(&mut input),
-            Ok(Event::Head(Head { status: 204, .. }))
-        ));
+        assert!(matches!(response.next(&mut input), Ok(Event::Head(Head { status: 204, .. }))));
         assert_eq!(response.next(&mut input), Ok(Event::End));
         assert!(input.is_empty());
     }
@@ -424,16 +376,10 @@ mod tests {
     fn heads_that_are_not_http_are_errors() {
         let long = format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(HEAD_BYTES_MAX));
         assert_eq!(decode(long.as_bytes(), 1000), Err(HttpError::HeadTooLong));
-        for head in [
-            "SSH-2.0 x\r\n\r\n",
-            "HTTP/1.1 abc\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
-        ] {
-            assert_eq!(
-                decode(head.as_bytes(), 5),
-                Err(HttpError::MalformedHead),
-                "{head}"
-            );
+        for head in
+            ["SSH-2.0 x\r\n\r\n", "HTTP/1.1 abc\r\n\r\n", "HTTP/1.1 200 OK\r\nno colon\r\n\r\n"]
+        {
+            assert_eq!(decode(head.as_bytes(), 5), Err(HttpError::MalformedHead), "{head}");
         }
     }
 }

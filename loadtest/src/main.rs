@@ -93,9 +93,7 @@ fn drive<R: Report>(scenario: impl Future<Output = Result<R>>, json: bool) -> Re
     // Without COOP_TASKRUN arriving data interrupts this core from the sender's, which would be
     // charged to the server: 6.1 instead of 4.4 µs per delivery in `limit` with 1000 readers of
     // 4 KiB (November 2026, two virtual cores).
-    ring.setup_cqsize(RING_COMPLETIONS)
-        .setup_single_issuer()
-        .setup_coop_taskrun();
+    ring.setup_cqsize(RING_COMPLETIONS).setup_single_issuer().setup_coop_taskrun();
     let mut builder = tokio_uring::builder();
     builder.entries(RING_SUBMISSIONS).uring_builder(&ring);
     let runtime = tokio_uring::Runtime::new(&builder)

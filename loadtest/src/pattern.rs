@@ -27,10 +27,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn new(append_bytes: usize, appends: u32) -> Arc<Plan> {
-        assert!(
-            append_bytes >= HEADER_BYTES,
-            "an append holds at least its header"
-        );
+        assert!(append_bytes >= HEADER_BYTES, "an append holds at least its header");
         Arc::new(Plan {
             preamble: template(PREAMBLE_BYTES),
             append: template(append_bytes),
@@ -70,11 +67,7 @@ impl Plan {
     }
 
     fn template(&self, sequence: u32) -> &[u8] {
-        if sequence == 0 {
-            &self.preamble
-        } else {
-            &self.append
-        }
+        if sequence == 0 { &self.preamble } else { &self.append }
     }
 }
 
@@ -101,12 +94,7 @@ pub(crate) struct Verifier {
 
 impl Verifier {
     pub(crate) fn new(plan: Arc<Plan>) -> Verifier {
-        Verifier {
-            plan,
-            sequence: 0,
-            at: 0,
-            header: [0; HEADER_BYTES],
-        }
+        Verifier { plan, sequence: 0, at: 0, header: [0; HEADER_BYTES] }
     }
 
     /// Appends wholly received, the preamble not counted; `None` before the preamble is whole.
@@ -116,10 +104,7 @@ impl Verifier {
 
     /// Bytes checked so far.
     pub(crate) fn offset(&self) -> u64 {
-        let whole = self
-            .sequence
-            .checked_sub(1)
-            .map_or(0, |n| self.plan.object_bytes(n));
+        let whole = self.sequence.checked_sub(1).map_or(0, |n| self.plan.object_bytes(n));
         whole + self.at as u64
     }
 
@@ -176,9 +161,7 @@ impl Verifier {
     }
 
     fn corrupt(&self) -> Corrupt {
-        Corrupt {
-            offset: self.offset(),
-        }
+        Corrupt { offset: self.offset() }
     }
 }
 
@@ -269,9 +252,7 @@ mod tests {
             bad[position] ^= 1 << (position % 8);
             for piece in [7, 64, bad.len()] {
                 let mut verifier = Verifier::new(plan.clone());
-                let found = bad
-                    .chunks(piece)
-                    .any(|bytes| verifier.push(bytes, |_| ()).is_err());
+                let found = bad.chunks(piece).any(|bytes| verifier.push(bytes, |_| ()).is_err());
                 assert!(found, "bit at {position} in pieces of {piece}");
             }
         }
@@ -288,11 +269,6 @@ mod tests {
 
         let mut verifier = Verifier::new(plan.clone());
         verifier.push(&good, |_| ()).unwrap();
-        assert_eq!(
-            verifier.push(b"x", |_| ()),
-            Err(Corrupt {
-                offset: plan.object_bytes(2)
-            })
-        );
+        assert_eq!(verifier.push(b"x", |_| ()), Err(Corrupt { offset: plan.object_bytes(2) }));
     }
 }

@@ -44,13 +44,7 @@ impl Publisher {
         let (result, _) = stream.write_all(first).await;
         result.context("the PUT request could not be sent")?;
         let (chunk, body_at) = chunk(&vec![0; plan.append_bytes()]);
-        Ok(Publisher {
-            stream,
-            plan: plan.clone(),
-            chunk,
-            body_at,
-            sequence: 1,
-        })
+        Ok(Publisher { stream, plan: plan.clone(), chunk, body_at, sequence: 1 })
     }
 
     /// Sends the next append and returns the moment it was stamped with.
@@ -59,8 +53,7 @@ impl Publisher {
         let body = &mut self.chunk[self.body_at..end];
         self.plan.fill(self.sequence, body);
         let now = sys::monotonic_ns();
-        self.plan
-            .stamp(self.sequence, now, &mut body[..HEADER_BYTES]);
+        self.plan.stamp(self.sequence, now, &mut body[..HEADER_BYTES]);
         self.sequence += 1;
         let (result, chunk) = self.stream.write_all(std::mem::take(&mut self.chunk)).await;
         self.chunk = chunk;
@@ -105,11 +98,9 @@ async fn read_answer(stream: &TcpStream) -> Result<u16> {
         }
     };
     let limit = Duration::from_secs(ANSWER_SECONDS_MAX);
-    timeout(limit, read).await.unwrap_or_else(|_| {
-        Err(anyhow!(
-            "no answer to the PUT within {ANSWER_SECONDS_MAX} s"
-        ))
-    })
+    timeout(limit, read)
+        .await
+        .unwrap_or_else(|_| Err(anyhow!("no answer to the PUT within {ANSWER_SECONDS_MAX} s")))
 }
 
 /// Data as an HTTP chunk, and where in it the data begins.
@@ -131,24 +122,16 @@ impl Pacer {
     fn new(start_ns: u64, period_ns: u64) -> Result<Pacer> {
         let timer: OwnedFd = sys::periodic_timer(start_ns, period_ns).context("no timer")?;
         let timer = tokio_uring::fs::File::from_std(std::fs::File::from(timer));
-        Ok(Pacer {
-            timer,
-            buffer: Vec::with_capacity(8),
-        })
+        Ok(Pacer { timer, buffer: Vec::with_capacity(8) })
     }
 
     /// How many ticks have come since the last call; waits for the first.
     async fn ticks(&mut self) -> Result<u64> {
-        let (result, buffer) = self
-            .timer
-            .read_at(std::mem::take(&mut self.buffer), 0)
-            .await;
+        let (result, buffer) = self.timer.read_at(std::mem::take(&mut self.buffer), 0).await;
         self.buffer = buffer;
         result.context("the timer cannot be read")?;
         let (words, _) = self.buffer.as_chunks::<8>();
-        let ticks = words
-            .first()
-            .ok_or_else(|| anyhow!("the timer gave too few bytes"))?;
+        let ticks = words.first().ok_or_else(|| anyhow!("the timer gave too few bytes"))?;
         Ok(u64::from_ne_bytes(*ticks))
     }
 }
@@ -183,19 +166,11 @@ pub(crate) async fn publish_paced(
         anyhow!("the server took the appends more than {OVERRUN_SECONDS_MAX} s late")
     })??;
     // The last period belongs to the measurement, and so does the way of the last append.
-    tally
-        .settle(start_ns + period_ns * appends, readers * appends)
-        .await;
+    tally.settle(start_ns + period_ns * appends, readers * appends).await;
     let (_, client_busy) = clock.stop();
     let server_after = server.cpu()?;
-    let server_ns = server_after
-        .zip(server_before)
-        .map(|(after, before)| after.since(&before));
-    Ok(Paced {
-        server_ns,
-        client_busy,
-        late_max_ns,
-    })
+    let server_ns = server_after.zip(server_before).map(|(after, before)| after.since(&before));
+    Ok(Paced { server_ns, client_busy, late_max_ns })
 }
 
 async fn pace(

@@ -30,32 +30,18 @@ struct Envelope<'a, R> {
 pub(crate) fn print<R: Report>(report: &R, json: bool) -> anyhow::Result<ExitCode> {
     let ok = !report.failed();
     if json {
-        println!(
-            "{}",
-            serde_json::to_string(&Envelope {
-                mode: R::MODE,
-                ok,
-                report
-            })?
-        );
+        println!("{}", serde_json::to_string(&Envelope { mode: R::MODE, ok, report })?);
     } else {
         let verdict = if ok { "" } else { "FAILED " };
         println!("{verdict}{}: {}", R::MODE, report.line());
     }
-    Ok(if ok {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// A run that could not be carried out.
 pub(crate) fn print_error(error: &anyhow::Error, json: bool) -> ExitCode {
     if json {
-        println!(
-            "{}",
-            serde_json::json!({ "ok": false, "error": format!("{error:#}") })
-        );
+        println!("{}", serde_json::json!({ "ok": false, "error": format!("{error:#}") }));
     } else {
         eprintln!("error: {error:#}");
     }
@@ -87,12 +73,7 @@ impl LatencyMs {
     }
 
     pub(crate) fn text(&self) -> String {
-        let LatencyMs {
-            p50,
-            p99,
-            p999,
-            max,
-        } = self;
+        let LatencyMs { p50, p99, p999, max } = self;
         format!("latency p50 {p50:.2} p99 {p99:.2} p99.9 {p999:.2} max {max:.2} ms")
     }
 }
@@ -106,10 +87,7 @@ pub(crate) struct ClientShare {
 
 impl ClientShare {
     pub(crate) fn new(busy: f64) -> ClientShare {
-        ClientShare {
-            client_busy: busy,
-            client_saturated: busy > CLIENT_BUSY_MAX,
-        }
+        ClientShare { client_busy: busy, client_saturated: busy > CLIENT_BUSY_MAX }
     }
 
     pub(crate) fn text(&self) -> String {
@@ -150,9 +128,7 @@ impl Faults {
 
 /// Server time per operation in microseconds, when the server is known and there were operations.
 pub(crate) fn us_per(server_ns: Option<u64>, operations: f64) -> Option<f64> {
-    server_ns
-        .filter(|_| operations > 0.0)
-        .map(|ns| ns as f64 / 1e3 / operations)
+    server_ns.filter(|_| operations > 0.0).map(|ns| ns as f64 / 1e3 / operations)
 }
 
 /// `server 4.71 µs per delivery`, or that it was not measured.

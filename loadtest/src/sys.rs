@@ -19,10 +19,7 @@ pub(crate) fn thread_cpu_ns() -> u64 {
 }
 
 fn clock_ns(clock: libc::clockid_t) -> u64 {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a live, writable timespec for the length of the call.
     let result = unsafe { libc::clock_gettime(clock, &mut now) };
     assert_eq!(result, 0, "both clocks exist on every Linux");
@@ -60,19 +57,12 @@ pub(crate) fn pin_thread(cpu: usize) -> io::Result<()> {
     unsafe { libc::CPU_SET(cpu, &mut set) };
     // SAFETY: the set is initialised and its true size is passed; 0 names the calling thread.
     let result = unsafe { libc::sched_setaffinity(0, mem::size_of_val(&set), &set) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Raises the soft limit of open files to the hard limit and returns it.
 pub(crate) fn raise_open_files_max() -> io::Result<u64> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a live, writable rlimit.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
         return Err(io::Error::last_os_error());
@@ -96,18 +86,11 @@ pub(crate) fn periodic_timer(start_ns: u64, period_ns: u64) -> io::Result<OwnedF
     }
     // SAFETY: the kernel just returned `raw` as a new descriptor that nobody else knows.
     let timer = unsafe { OwnedFd::from_raw_fd(raw) };
-    let spec = libc::itimerspec {
-        it_interval: timespec(period_ns),
-        it_value: timespec(start_ns),
-    };
+    let spec = libc::itimerspec { it_interval: timespec(period_ns), it_value: timespec(start_ns) };
     // SAFETY: `raw` is open, `spec` is initialised, and the old value is not asked for.
     let result =
         unsafe { libc::timerfd_settime(raw, libc::TFD_TIMER_ABSTIME, &spec, std::ptr::null_mut()) };
-    if result == 0 {
-        Ok(timer)
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(timer) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Throws away up to `bytes_max` received bytes without copying them and returns how many;
@@ -116,18 +99,9 @@ pub(crate) fn discard(socket: RawFd, bytes_max: usize) -> io::Result<usize> {
     // SAFETY: with MSG_TRUNC the kernel does not write to the buffer of a TCP socket; should it
     // ever try, the null pointer makes it fail with EFAULT instead of touching our memory.
     let result = unsafe {
-        libc::recv(
-            socket,
-            std::ptr::null_mut(),
-            bytes_max,
-            libc::MSG_TRUNC | libc::MSG_DONTWAIT,
-        )
+        libc::recv(socket, std::ptr::null_mut(), bytes_max, libc::MSG_TRUNC | libc::MSG_DONTWAIT)
     };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result as usize)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
 }
 
 fn timespec(ns: u64) -> libc::timespec {

@@ -32,14 +32,8 @@ impl Target {
         if authority.is_empty() || !printable(authority) || !printable(path) {
             bail!("{url}: not a valid URL (other characters must be percent-encoded)");
         }
-        let has_port = authority
-            .rsplit_once(':')
-            .is_some_and(|(_, port)| !port.contains(']'));
-        let host_and_port = if has_port {
-            authority.to_owned()
-        } else {
-            format!("{authority}:80")
-        };
+        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+        let host_and_port = if has_port { authority.to_owned() } else { format!("{authority}:80") };
         let addresses: Vec<SocketAddr> = host_and_port
             .to_socket_addrs()
             .with_context(|| format!("{url}: cannot resolve {authority}"))?
@@ -54,20 +48,12 @@ impl Target {
         let first_v4 = addresses.iter().find(|address| address.is_ipv4());
         let address = first_v4.or(addresses.first());
         let address = *address.ok_or_else(|| anyhow!("{url}: {authority} has no address"))?;
-        Ok(Target {
-            address,
-            authority: authority.to_owned(),
-            path: path.to_owned(),
-        })
+        Ok(Target { address, authority: authority.to_owned(), path: path.to_owned() })
     }
 
     /// A target for a listener of this process.
     pub(crate) fn local(address: SocketAddr) -> Target {
-        Target {
-            address,
-            authority: address.to_string(),
-            path: "/".to_owned(),
-        }
+        Target { address, authority: address.to_string(), path: "/".to_owned() }
     }
 
     /// Object `index` of `count`: the number stands in place of `{n}`, or else behind the path,
@@ -80,10 +66,7 @@ impl Target {
         } else {
             format!("{}/{index}", self.path.trim_end_matches('/'))
         };
-        Target {
-            path,
-            ..self.clone()
-        }
+        Target { path, ..self.clone() }
     }
 
     pub(crate) fn get_request(&self) -> Vec<u8> {
@@ -96,9 +79,7 @@ impl Target {
     }
 
     fn request(&self, method: &str, headers: &str) -> Vec<u8> {
-        let Target {
-            authority, path, ..
-        } = self;
+        let Target { authority, path, .. } = self;
         format!(
             "{method} {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: loadtest\r\nAccept: */*\r\n{headers}\r\n"
         )
@@ -109,10 +90,7 @@ impl Target {
         let connecting = TcpStream::connect(self.address);
         let limit = Duration::from_secs(CONNECT_SECONDS_MAX);
         let connected = timeout(limit, connecting).await.map_err(|_| {
-            anyhow!(
-                "no connection to {} within {CONNECT_SECONDS_MAX} s",
-                self.address
-            )
+            anyhow!("no connection to {} within {CONNECT_SECONDS_MAX} s", self.address)
         })?;
         let stream = connected.map_err(|error| self.explain(&error))?;
         stream.set_nodelay(true)?;
@@ -137,16 +115,10 @@ impl Target {
     fn explain(&self, error: &std::io::Error) -> anyhow::Error {
         match error.kind() {
             std::io::ErrorKind::ConnectionRefused => {
-                anyhow!(
-                    "connection refused at {}: is the server running?",
-                    self.address
-                )
+                anyhow!("connection refused at {}: is the server running?", self.address)
             }
             std::io::ErrorKind::AddrNotAvailable => {
-                anyhow!(
-                    "no free local port towards {}: too many connections",
-                    self.address
-                )
+                anyhow!("no free local port towards {}: too many connections", self.address)
             }
             _ => anyhow!("cannot connect to {}: {error}", self.address),
         }
@@ -163,10 +135,7 @@ mod tests {
         assert_eq!(target.address, "127.0.0.1:9094".parse().unwrap());
         let head = String::from_utf8(target.get_request()).unwrap();
         assert!(head.starts_with("GET /live/a?b HTTP/1.1\r\nHost: 127.0.0.1:9094\r\n"));
-        assert_eq!(
-            Target::parse("http://[::1]").unwrap().address,
-            "[::1]:80".parse().unwrap()
-        );
+        assert_eq!(Target::parse("http://[::1]").unwrap().address, "[::1]:80".parse().unwrap());
     }
 
     #[test]

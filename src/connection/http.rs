@@ -407,30 +407,32 @@ impl Connection {
     ) -> Result<(), Over> {
         let mut taken = 0;
         self.deadline.set(self.core.options.head_timeout_s);
-        while !decoder.is_finished() {
-            let core = self.core.clone();
-            let mut buffer = core.ingest.receive_buffer.borrow_mut();
-            match self.socket.try_recv(&mut buffer[..RECEIVE_BYTES_MAX]) {
-                Ok(Some(0)) | Err(_) => return Err(Over),
-                Ok(Some(got)) => {
-                    let Ok(progress) = decoder.decode(&buffer[..got], &mut |_| {}) else {
-                        return Err(Over);
-                    };
-                    taken += got as u64;
-                    self.carry = buffer[progress.consumed..got].to_vec();
-                }
-                Ok(None) => {
-                    drop(buffer);
-                    self.socket.readable().await;
-                }
-            }
-            if taken > UNWANTED_BODY_BYTES_MAX {
-                return Err(Over);
+        while !decoder.is_finished() && taken <= UNWANTED_BODY_BYTES_MAX {
+            match self.discard_some(&mut decoder)? {
+                Some(got) => taken += got,
+                None => self.socket.readable().await,
             }
         }
         self.deadline.clear();
+        if !decoder.is_finished() {
+            return self.refuse(&Reply::body_too_large()).await;
+        }
         self.parse_first = !self.carry.is_empty();
         self.send(answer, 0, if keep_alive { Then::Continue } else { Then::Close }).await
+    }
+
+    /// Bytes received and thrown away; `None` if there are none now. What lies behind the body is
+    /// carried.
+    fn discard_some(&mut self, decoder: &mut BodyDecoder) -> Result<Option<u64>, Over> {
+        let mut buffer = self.core.ingest.receive_buffer.borrow_mut();
+        let got = match self.socket.try_recv(&mut buffer[..RECEIVE_BYTES_MAX]) {
+            Ok(Some(0)) | Err(_) => return Err(Over),
+            Ok(Some(got)) => got,
+            Ok(None) => return Ok(None),
+        };
+        let progress = decoder.decode(&buffer[..got], &mut |_| {}).map_err(|_| Over)?;
+        self.carry = buffer[progress.consumed..got].to_vec();
+        Ok(Some(got as u64))
     }
 
     async fn load(&mut self, object: std::sync::Arc<Object>) -> Result<(), Over> {

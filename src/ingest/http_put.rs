@@ -124,14 +124,14 @@ fn object_info(options: &Options, headers: &[Header<'_>]) -> Result<ObjectInfo, 
 
 fn is_stored(options: &Options, name: &str) -> bool {
     let is = |known: &&str| known.eq_ignore_ascii_case(name);
-    if SECRET_HEADERS.iter().any(|secret| is(secret)) {
+    if SECRET_HEADERS.iter().any(is) {
         return false;
     }
     let matches = |wanted: &String| match wanted.strip_suffix('-') {
         Some(_) => name.get(..wanted.len()).is_some_and(|start| start.eq_ignore_ascii_case(wanted)),
         None => wanted.eq_ignore_ascii_case(name),
     };
-    STORED_HEADERS.iter().any(|known| is(known)) || options.stored_headers.iter().any(matches)
+    STORED_HEADERS.iter().any(is) || options.stored_headers.iter().any(matches)
 }
 
 /// The number of seconds in `max-age=N` (RFC 9111 §5.2.2.1).

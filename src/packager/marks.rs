@@ -26,9 +26,7 @@ enum Format {
 impl Default for Marker {
     fn default() -> Self {
         let (fmp4, ts) = (fmp4::FragmentScanner::new(), mpegts::TsScanner::new());
-        Marker {
-            format: Format::Unknown(Box::new(fmp4), Box::new(ts)),
-        }
+        Marker { format: Format::Unknown(Box::new(fmp4), Box::new(ts)) }
     }
 }
 
@@ -103,9 +101,5 @@ fn note_ts(found: mpegts::Boundary, writer: &mut Writer, seen: &mut Seen) {
 }
 
 fn kind_of(random_access: bool) -> MarkKind {
-    if random_access {
-        MarkKind::RandomAccess
-    } else {
-        MarkKind::Boundary
-    }
+    if random_access { MarkKind::RandomAccess } else { MarkKind::Boundary }
 }

@@ -91,7 +91,9 @@ impl FixedBuffer {
         // SAFETY: the range lies in this buffer's piece of the mapping, which is initialised
         // (anonymous memory is zero) and used by nobody else while this `FixedBuffer` exists; the
         // kernel writes to it only while the ring owns the `FixedBuffer`.
-        unsafe { std::slice::from_raw_parts(self.base().add(self.start), self.end - self.start) }
+        unsafe {
+            std::slice::from_raw_parts(self.base().wrapping_add(self.start), self.end - self.start)
+        }
     }
 
     /// Put a head in front of the data. It must fit the room that is left there.
@@ -112,7 +114,9 @@ impl FixedBuffer {
         assert!(at + bytes.len() <= BUFFER_BYTES);
         // SAFETY: the target lies in this buffer's piece (asserted), which only this `FixedBuffer`
         // uses; `bytes` cannot overlap it, since no `&[u8]` into it outlives a `&mut self`.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base().add(at), bytes.len()) };
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base().wrapping_add(at), bytes.len())
+        };
     }
 
     fn base(&self) -> *mut u8 {

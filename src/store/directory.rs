@@ -442,7 +442,7 @@ impl Store {
     /// gone, or with `keep_aborted` what had arrived is a sealed object (a manifest never).
     pub(super) fn end_without_seal(&self, writer: &mut Writer) {
         let object = writer.object().clone();
-        object.abort(Life::Aborted, writer.from_core(), &*self.options.signal);
+        object.abort(Life::Aborted, writer.core(), &*self.options.signal);
         let shard = self.shard(&object.name);
         let order = shard.commit.lock();
         let (was_visible, hidden) = leave_table(shard, &object);

@@ -235,6 +235,9 @@ pub(super) fn name_of_file(relative: &str) -> String {
 
 /// True if the name is short enough, also in the form in which it is written to disk.
 pub fn fits_file_system(name: &str) -> bool {
+    if name.len() <= NAME_PART_BYTES_MAX && !name.contains('?') {
+        return true;
+    }
     let file = file_name_of(name);
     name.len() <= NAME_BYTES_MAX && file.split('/').all(|part| part.len() <= NAME_PART_BYTES_MAX)
 }

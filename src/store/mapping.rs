@@ -32,7 +32,7 @@ impl Mapping {
         // so nothing is changed under a shared reference by us. That nobody else changes the file
         // is the promise asked of the operator (docs/OPERATIONS.md); since only the kernel reads
         // through the slice, a broken promise gives wrong bytes or EFAULT, not undefined reads here.
-        unsafe { std::slice::from_raw_parts(self.raw.as_ptr().add(start), len) }
+        unsafe { std::slice::from_raw_parts(self.raw.as_ptr().wrapping_add(start), len) }
     }
 
     /// True if the first pages of `[start, start + len)` (at most 2 MiB of them) are in the page
@@ -46,7 +46,7 @@ impl Mapping {
         // mapping; `seen` has room for one byte per page.
         let answer = unsafe {
             libc::mincore(
-                self.raw.as_mut_ptr().add(first).cast(),
+                self.raw.as_mut_ptr().wrapping_add(first).cast(),
                 pages * PAGE_BYTES,
                 seen.as_mut_ptr(),
             )

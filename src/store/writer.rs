@@ -262,7 +262,7 @@ impl Writer {
         (self.hashed_bytes == self.object.tail()).then(|| self.digest.digest())
     }
 
-    pub(super) fn from_core(&self) -> Option<usize> {
+    pub(super) fn core(&self) -> Option<usize> {
         self.core
     }
 }

@@ -120,18 +120,13 @@ struct Window {
 impl Window {
     fn open(context: &Context) -> Result<Window> {
         let server_before = context.server.cpu()?;
-        Ok(Window {
-            clock: ClientClock::start(),
-            server_before,
-        })
+        Ok(Window { clock: ClientClock::start(), server_before })
     }
 
     fn close(self, args: &Args, context: &Context, totals: &Totals) -> Result<GetReport> {
         let (seconds, busy) = self.clock.stop();
         let server_after = context.server.cpu()?;
-        let server_ns = server_after
-            .zip(self.server_before)
-            .map(|(now, then)| now.since(&then));
+        let server_ns = server_after.zip(self.server_before).map(|(now, then)| now.since(&then));
         let (requests, bytes) = (totals.requests.get(), totals.bytes.get());
         Ok(GetReport {
             connections: args.connections,
@@ -169,17 +164,12 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<GetReport> {
         anyhow::Ok(())
     };
     let limit = Duration::from_secs(DRAIN_SECONDS_MAX);
-    timeout(limit, warm_up)
-        .await
-        .context("the first requests were not answered in time")??;
+    timeout(limit, warm_up).await.context("the first requests were not answered in time")??;
 
     totals.clear();
     let window = Window::open(context)?;
     let end_ns = sys::monotonic_ns() + u64::from(args.seconds) * 1_000_000_000;
-    let streams: Vec<_> = connections
-        .iter()
-        .map(|connection| connection.stream.clone())
-        .collect();
+    let streams: Vec<_> = connections.iter().map(|connection| connection.stream.clone()).collect();
     let start = |connection: Connection| {
         let totals = totals.clone();
         tokio_uring::spawn(connection.repeat(end_ns, totals))
@@ -192,9 +182,7 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<GetReport> {
         let left_ns = end_ns.saturating_sub(sys::monotonic_ns());
         progress.set_position(u64::from(args.seconds) - left_ns / 1_000_000_000);
         if sys::monotonic_ns() > drain_ns {
-            totals.error(&anyhow!(
-                "a request was not answered within {DRAIN_SECONDS_MAX} s"
-            ));
+            totals.error(&anyhow!("a request was not answered within {DRAIN_SECONDS_MAX} s"));
             for stream in &streams {
                 // A connection that is closed already has nothing to be shut down.
                 let _ = stream.shutdown(std::net::Shutdown::Both);
@@ -259,10 +247,7 @@ impl Connection {
     /// False if the connection was closed before the response began.
     async fn attempt(&mut self, totals: &Totals) -> Result<bool> {
         self.response.reset();
-        let (result, request) = self
-            .stream
-            .write_all(std::mem::take(&mut self.request))
-            .await;
+        let (result, request) = self.stream.write_all(std::mem::take(&mut self.request)).await;
         self.request = request;
         if result.is_err() {
             return Ok(false);
@@ -335,9 +320,7 @@ pub(crate) fn run_busy(args: &Args, context: &Context) -> Result<GetReport> {
     let end_ns = sys::monotonic_ns() + u64::from(args.seconds) * 1_000_000_000;
     let drain_ns = end_ns + DRAIN_SECONDS_MAX * 1_000_000_000;
     if !spin(&mut sockets, end_ns, drain_ns, &totals) {
-        totals.error(&anyhow!(
-            "a request was not answered within {DRAIN_SECONDS_MAX} s"
-        ));
+        totals.error(&anyhow!("a request was not answered within {DRAIN_SECONDS_MAX} s"));
     }
     progress.finish_and_clear();
     window.close(args, context, &totals)
@@ -437,9 +420,7 @@ impl BusySocket {
     /// A request always fits the send buffer of a connection at rest.
     fn write_request(&mut self) -> Result<()> {
         self.response.reset();
-        (&self.socket)
-            .write_all(&self.request)
-            .context("a request could not be sent")?;
+        (&self.socket).write_all(&self.request).context("a request could not be sent")?;
         self.state = BusyState::Head;
         Ok(())
     }
@@ -477,12 +458,9 @@ impl BusySocket {
         check_status(&head)?;
         let length = match head.status {
             204 => 0,
-            _ => head
-                .content_length
-                .filter(|_| !head.chunked)
-                .ok_or_else(|| {
-                    anyhow!("the response has no Content-Length, which --busy-poll needs")
-                })?,
+            _ => head.content_length.filter(|_| !head.chunked).ok_or_else(|| {
+                anyhow!("the response has no Content-Length, which --busy-poll needs")
+            })?,
         };
         let left = length.checked_sub(input.len() as u64);
         let left = left.ok_or_else(|| anyhow!("the body is longer than its Content-Length"))?;
@@ -530,10 +508,7 @@ impl Report for GetReport {
             clauses.push(format!("{} reconnects", self.reconnects));
         }
         clauses.extend(self.latency_ms.map(|latency| latency.text()));
-        clauses.push(
-            self.client
-                .map_or("busy-polling client".to_owned(), |client| client.text()),
-        );
+        clauses.push(self.client.map_or("busy-polling client".to_owned(), |client| client.text()));
         clauses.join("; ")
     }
 

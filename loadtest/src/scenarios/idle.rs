@@ -73,9 +73,7 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<IdleReport> {
     let outcome = audience.finish(Duration::from_secs(END_SECONDS_MAX)).await;
     progress.finish_and_clear();
 
-    let server_cpu_ns = cpu_after
-        .zip(cpu_before)
-        .map(|(after, before)| after.since(&before));
+    let server_cpu_ns = cpu_after.zip(cpu_before).map(|(after, before)| after.since(&before));
     let readers = args.readers as f64;
     let per_reader = |before: u64, after: u64| (after as f64 - before as f64) / readers;
     let memory = memory_before.zip(memory_after);
@@ -97,10 +95,7 @@ impl Report for IdleReport {
     const MODE: &'static str = "idle";
 
     fn line(&self) -> String {
-        let server = match (
-            self.rss_anon_bytes_per_reader,
-            self.pss_anon_bytes_per_reader,
-        ) {
+        let server = match (self.rss_anon_bytes_per_reader, self.pss_anon_bytes_per_reader) {
             (Some(rss), Some(pss)) => format!(
                 "server memory {rss:.0} B per reader (RSS anonymous; PSS {pss:.0} B), server {:.3} ms of CPU in the silence, {:.0} ns per reader and second",
                 self.server_cpu_ns.unwrap_or_default() as f64 / 1e6,

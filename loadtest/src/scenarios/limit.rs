@@ -73,11 +73,7 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<LimitReport> {
     let target = Target::local(listener.local_addr()?);
     let (start, started) = mpsc::channel();
     let (end, ended) = mpsc::channel();
-    let sender = Sender {
-        readers: args.readers,
-        cpu: args.sender_cpu,
-        plan: plan.clone(),
-    };
+    let sender = Sender { readers: args.readers, cpu: args.sender_cpu, plan: plan.clone() };
     let period_ns = args.load.period_ns();
     let thread = thread::spawn(move || sender.run(&listener, period_ns, &started, &ended));
 
@@ -88,9 +84,7 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<LimitReport> {
     let progress = context.progress(appends, "appends");
     let clock = ClientClock::start();
     let start_ns = sys::monotonic_ns() + 2_000_000;
-    start
-        .send(start_ns)
-        .map_err(|_| anyhow!("the sending thread has gone"))?;
+    start.send(start_ns).map_err(|_| anyhow!("the sending thread has gone"))?;
     let end_ns = start_ns + period_ns * appends;
     let expected = args.readers as u64 * appends;
     while sys::monotonic_ns() < end_ns {
@@ -101,9 +95,7 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<LimitReport> {
     let (_, client_busy) = clock.stop();
     drop(end);
     let outcome = audience.finish(Duration::from_secs(END_SECONDS_MAX)).await;
-    let sent = thread
-        .join()
-        .map_err(|_| anyhow!("the sending thread panicked"))??;
+    let sent = thread.join().map_err(|_| anyhow!("the sending thread panicked"))??;
     progress.finish_and_clear();
     let deliveries = tally.deliveries.get();
     Ok(LimitReport {
@@ -183,15 +175,10 @@ impl Sender {
             late_max_ns = u64::max(late_max_ns, now.saturating_sub(due_ns));
             self.plan.stamp(sequence, now, &mut append);
             for socket in &mut *sockets {
-                socket
-                    .write_all(&append)
-                    .context("a reader does not take its data")?;
+                socket.write_all(&append).context("a reader does not take its data")?;
             }
         }
-        Ok(Sent {
-            cpu_ns: sys::thread_cpu_ns() - cpu_before_ns,
-            late_max_ns,
-        })
+        Ok(Sent { cpu_ns: sys::thread_cpu_ns() - cpu_before_ns, late_max_ns })
     }
 }
 

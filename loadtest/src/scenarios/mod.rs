@@ -45,9 +45,7 @@ impl Context {
     pub(crate) fn progress(&self, length: u64, what: &str) -> ProgressBar {
         let style = ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} {elapsed}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
-        ProgressBar::new(length)
-            .with_style(style)
-            .with_message(what.to_owned())
+        ProgressBar::new(length).with_style(style).with_message(what.to_owned())
     }
 }
 
@@ -72,20 +70,14 @@ impl Load {
 
     pub(crate) fn plan(&self) -> Arc<Plan> {
         // Within APPENDS_MAX by the limits of the two arguments.
-        let appends = (self.rate * f64::from(self.seconds))
-            .round()
-            .clamp(1.0, APPENDS_MAX);
+        let appends = (self.rate * f64::from(self.seconds)).round().clamp(1.0, APPENDS_MAX);
         Plan::new(self.size, appends as u32)
     }
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if (0.1..=2000.0).contains(&rate) {
-        Ok(rate)
-    } else {
-        Err("not within 0.1 to 2000".to_owned())
-    }
+    if (0.1..=2000.0).contains(&rate) { Ok(rate) } else { Err("not within 0.1 to 2000".to_owned()) }
 }
 
 fn parse_append_bytes(text: &str) -> Result<usize, String> {
@@ -97,9 +89,7 @@ fn parse_append_bytes(text: &str) -> Result<usize, String> {
 
 /// A number of bytes, with K, M or G for powers of 1024.
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
-    let digits_end = text
-        .find(|letter: char| !letter.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits_end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(digits_end);
     let unit = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -108,12 +98,8 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
         "g" | "gib" => 1 << 30,
         _ => return Err("not a number of bytes".to_owned()),
     };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "not a number of bytes".to_owned())?;
-    number
-        .checked_mul(unit)
-        .ok_or_else(|| "too many bytes".to_owned())
+    let number: u64 = digits.parse().map_err(|_| "not a number of bytes".to_owned())?;
+    number.checked_mul(unit).ok_or_else(|| "too many bytes".to_owned())
 }
 
 /// A count between one and a million, for readers and connections.
@@ -130,14 +116,9 @@ mod tests {
 
     #[test]
     fn byte_counts() {
-        for (text, bytes) in [
-            ("7", 7),
-            ("7B", 7),
-            ("4K", 4096),
-            ("4KiB", 4096),
-            ("2m", 2 << 20),
-            ("1G", 1 << 30),
-        ] {
+        for (text, bytes) in
+            [("7", 7), ("7B", 7), ("4K", 4096), ("4KiB", 4096), ("2m", 2 << 20), ("1G", 1 << 30)]
+        {
             assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
         }
         for text in ["", "K", "-1", "4X", "4KK", "99999999999G"] {
@@ -147,11 +128,7 @@ mod tests {
 
     #[test]
     fn sockets_that_do_not_fit_are_refused() {
-        let context = Context {
-            server: Server::default(),
-            cpu: None,
-            open_files_max: 1000,
-        };
+        let context = Context { server: Server::default(), cpu: None, open_files_max: 1000 };
         assert!(context.check_sockets(900).is_ok());
         assert!(context.check_sockets(990).is_err());
     }

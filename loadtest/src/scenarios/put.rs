@@ -109,19 +109,14 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<PutReport> {
         sleep(Duration::from_millis(1)).await;
         progress.set_position(upload.stored.get());
         if sys::monotonic_ns() > deadline_ns {
-            upload
-                .faults
-                .borrow_mut()
-                .add(format!("not done after {} s", args.seconds_max));
+            upload.faults.borrow_mut().add(format!("not done after {} s", args.seconds_max));
             break;
         }
     }
     let (seconds, busy) = clock.stop();
     let server_after = context.server.cpu()?;
     progress.finish_and_clear();
-    let server_ns = server_after
-        .zip(server_before)
-        .map(|(after, before)| after.since(&before));
+    let server_ns = server_after.zip(server_before).map(|(after, before)| after.since(&before));
     let stored = upload.stored.get();
     let bytes = stored * args.size;
     Ok(PutReport {
@@ -175,11 +170,7 @@ async fn put_object(stream: &TcpStream, target: &Target, body: &Body) -> Result<
     }
     let (result, _) = stream.write_all(first).await;
     result.context("the PUT request could not be sent")?;
-    let sent = if body.is_small() {
-        Ok(())
-    } else {
-        body.send(stream).await
-    };
+    let sent = if body.is_small() { Ok(()) } else { body.send(stream).await };
     // A server that refuses in the middle says why before it closes.
     match read_answer(stream).await {
         Ok((201 | 204, close)) => sent.map(|()| close),
@@ -237,11 +228,7 @@ impl Body {
         tail.extend_from_slice(b"0\r\n\r\n");
         // Leaked on purpose: once per process, and the ring may write from it without a copy
         // for as long as it likes.
-        Body {
-            chunks: Vec::leak(framed.repeat(at_a_time)),
-            writes,
-            tail: Vec::leak(tail),
-        }
+        Body { chunks: Vec::leak(framed.repeat(at_a_time)), writes, tail: Vec::leak(tail) }
     }
 
     /// Whether the body is best sent together with the head.
@@ -314,21 +301,12 @@ mod tests {
 
     #[test]
     fn bodies_are_well_framed_and_of_the_right_length() {
-        let sizes = [
-            (0, 5),
-            (3, 5),
-            (5, 5),
-            (13, 5),
-            (3 << 20, 64 << 10),
-            ((2 << 20) + 1, 700_000),
-        ];
+        let sizes =
+            [(0, 5), (3, 5), (5, 5), (13, 5), (3 << 20, 64 << 10), ((2 << 20) + 1, 700_000)];
         for (size, chunk_bytes) in sizes {
             let mut response = Response::new();
             let mut wire = wire(size, chunk_bytes);
-            wire.splice(
-                0..0,
-                *b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-            );
+            wire.splice(0..0, *b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
             let (mut input, mut bytes) = (&wire[..], 0);
             while let Event::Head(_) | Event::Body(_) = match response.next(&mut input).unwrap() {
                 Event::Body(body) => {
@@ -337,10 +315,7 @@ mod tests {
                 }
                 other => other,
             } {}
-            assert!(
-                response.is_done() && input.is_empty(),
-                "{size} by {chunk_bytes}"
-            );
+            assert!(response.is_done() && input.is_empty(), "{size} by {chunk_bytes}");
             assert_eq!(bytes, size);
         }
     }

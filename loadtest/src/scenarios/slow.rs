@@ -166,18 +166,10 @@ impl BadReaders {
     /// Reads everything there is and says how it ended.
     async fn read_dry(self) -> Bad {
         let readers = self.readers.len() as u64 + self.stuck;
-        let mut bad = Bad {
-            readers,
-            pending: self.stuck,
-            ..Bad::default()
-        };
+        let mut bad = Bad { readers, pending: self.stuck, ..Bad::default() };
         let limit = Duration::from_secs(END_SECONDS_MAX);
         let tally = Tally::new();
-        let streams: Vec<_> = self
-            .readers
-            .iter()
-            .map(|(follower, _)| follower.stream())
-            .collect();
+        let streams: Vec<_> = self.readers.iter().map(|(follower, _)| follower.stream()).collect();
         let read = |(mut follower, ending): (Follower, Result<(), Fault>)| {
             let tally = tally.clone();
             tokio_uring::spawn(async move {
@@ -221,10 +213,7 @@ impl Dripping {
     /// sends nor closes.
     async fn stop(self) -> Result<BadReaders> {
         self.stop.set(true);
-        let mut bad = BadReaders {
-            readers: Vec::with_capacity(self.tasks.len()),
-            stuck: 0,
-        };
+        let mut bad = BadReaders { readers: Vec::with_capacity(self.tasks.len()), stuck: 0 };
         for task in self.tasks {
             let limit = if bad.stuck > 0 { 0 } else { END_SECONDS_MAX };
             match timeout(Duration::from_secs(limit), task).await {
@@ -238,13 +227,7 @@ impl Dripping {
 
 impl Bad {
     fn text(&self) -> String {
-        let Bad {
-            readers,
-            cut,
-            served,
-            pending,
-            corrupt,
-        } = self;
+        let Bad { readers, cut, served, pending, corrupt } = self;
         format!("{readers} ({cut} cut, {served} served, {pending} pending, {corrupt} corrupt)")
     }
 }

@@ -36,6 +36,9 @@ pub enum TargetError {
 /// Split a target in origin-form or absolute-form (RFC 9112 §3.2.1, §3.2.2; the host is not part of
 /// the name) and normalise its path.
 pub fn parse_target(target: &str) -> Result<Target<'_>, TargetError> {
+    if let Some(plain) = plain_target(target) {
+        return Ok(plain);
+    }
     let rest = match target.strip_prefix('/') {
         Some(_) => target,
         None => strip_authority(target)?,
@@ -46,14 +49,24 @@ pub fn parse_target(target: &str) -> Result<Target<'_>, TargetError> {
         None => (rest, None),
     };
     let path = path.strip_prefix('/').unwrap_or(path);
-    let is_folder = path.is_empty() || path.ends_with('/');
-    let is_plain = !path.contains('%') && !path.contains("//") && !path.contains("./");
-    if is_plain && !path.starts_with(['.', '/']) && !path.contains("/.") && !is_folder {
-        return Ok(Target { name: Cow::Borrowed(path), query, is_folder });
-    }
     let name = normalise(path)?;
-    let is_folder = is_folder || name.is_empty() || path.ends_with("/.") || path.ends_with("/..");
+    let is_folder =
+        name.is_empty() || path.ends_with('/') || path.ends_with("/.") || path.ends_with("/..");
     Ok(Target { name: Cow::Owned(name), query, is_folder })
+}
+
+/// The usual target, in one pass: a path that is normal already, and no query.
+fn plain_target(target: &str) -> Option<Target<'_>> {
+    let mut before = 0;
+    for byte in target.bytes() {
+        let begins_part = before == b'/';
+        if matches!(byte, b'%' | b'?' | b'#') || (begins_part && matches!(byte, b'/' | b'.')) {
+            return None;
+        }
+        before = byte;
+    }
+    let name = target.strip_prefix('/').filter(|_| before != b'/')?;
+    Some(Target { name: Cow::Borrowed(name), query: None, is_folder: false })
 }
 
 /// `http://host/path` to `/path`.
