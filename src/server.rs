@@ -271,7 +271,7 @@ fn options_of(config: &Config, cores: usize, descriptors: usize) -> io::Result<D
             raise the limit of open files (LimitNOFILE)"
         );
     }
-    let common_lines = cors::common_lines(&cors, &config.headers.stored);
+    let common_lines = cors::common_lines(&cors);
     let connection = connection::Options {
         head: HeadLimits {
             request_line_bytes_max: limits.request_line_bytes_max,

@@ -1,0 +1,36 @@
+//! The outside of Headwater: raw bytes and real programs against the built binary.
+//!
+//! Every test starts its own server on free ports in its own directory (`server`), speaks to it
+//! with a client that shares no code with it (`client`), and ends only what it started. The clock
+//! never decides whether a test passes: waits have generous guards, which only keep a server that
+//! hangs from hanging the run. The modules below stand in the order of `docs/ARCHITECTURE.md`.
+
+#![allow(clippy::disallowed_methods, reason = "a test may read the clock; the server may not")]
+#![allow(clippy::unwrap_used, reason = "a test ends at its first surprise")]
+
+mod client;
+mod server;
+
+mod http_condition;
+mod http_errors;
+mod http_get;
+mod http_live;
+mod http_put;
+mod http_range;
+mod smuggling;
+
+mod crash;
+mod retention;
+mod storage_faults;
+mod store_restart;
+
+mod fallback;
+mod fanout;
+mod limits;
+mod shutdown;
+
+mod admin;
+mod cli;
+mod publish;
+
+mod ffmpeg;
