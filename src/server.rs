@@ -33,6 +33,8 @@ use crate::wire::http1::{DateLine, HeadLimits};
 const OTHER_DESCRIPTORS: usize = 1024;
 /// A core's receive buffer, shared by its connections.
 const RECEIVE_BUFFER_BYTES: usize = 256 << 10;
+/// Lost packets alone must not break a connection.
+const USER_TIMEOUT_MIN_S: u64 = 60;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const WAIT_DEFAULT_MS: u64 = 1000;
@@ -112,11 +114,12 @@ impl Server {
         let metrics =
             metrics::Page::new(store.clone(), counters.clone(), driver == Driver::IoUring);
         let admin = Admin { metrics, is_draining: is_draining.clone() };
-        let (admin_listener, admin_address) = bind_one(config.admin, "admin")?;
+        let user_timeout_s = config.limits.send_stall_timeout_s.max(USER_TIMEOUT_MIN_S);
+        let (admin_listener, admin_address) = bind_one(config.admin, "admin", user_timeout_s)?;
         let mut listeners = Vec::new();
         let mut listen = Vec::new();
         for address in &config.listen {
-            let (first, actual) = bind_one(*address, "listen")?;
+            let (first, actual) = bind_one(*address, "listen", user_timeout_s)?;
             listen.push(actual);
             listeners.push(first);
         }
@@ -138,7 +141,7 @@ impl Server {
                 counters: counters[index].clone(),
                 offload: offload.clone(),
                 mailbox: mailboxes[index].clone(),
-                listeners: listeners_of_core(&listen, firsts.take())?,
+                listeners: listeners_of_core(&listen, user_timeout_s, firsts.take())?,
                 connection_options: options.0.clone(),
                 egress_options: options.1.clone(),
                 ingest_options: options.2.clone(),
@@ -166,23 +169,28 @@ impl Server {
 /// The first core gets the listeners that were bound to learn the ports, and the admin address.
 fn listeners_of_core(
     listen: &[SocketAddr],
+    user_timeout_s: u64,
     firsts: Option<(Vec<TcpListener>, (TcpListener, Role))>,
 ) -> io::Result<Vec<(TcpListener, Role)>> {
     if let Some((first, admin)) = firsts {
         let objects = first.into_iter().map(|listener| (listener, Role::Objects));
         return Ok(objects.chain([admin]).collect());
     }
-    let bind = |address: &SocketAddr| Ok((socket::bind(*address)?, Role::Objects));
+    let bind = |address: &SocketAddr| Ok((socket::bind(*address, user_timeout_s)?, Role::Objects));
     listen.iter().map(bind).collect()
 }
 
-fn bind_one(address: SocketAddr, option: &str) -> io::Result<(TcpListener, SocketAddr)> {
+fn bind_one(
+    address: SocketAddr,
+    option: &str,
+    user_timeout_s: u64,
+) -> io::Result<(TcpListener, SocketAddr)> {
     let explain = |error: io::Error| {
         let text = format!("cannot listen on {address} (option {option}): {error}");
         io::Error::new(error.kind(), text)
     };
     refuse_taken_port(address).map_err(explain)?;
-    let listener = socket::bind(address).map_err(explain)?;
+    let listener = socket::bind(address, user_timeout_s).map_err(explain)?;
     let actual = listener.local_addr()?;
     Ok((listener, actual))
 }
@@ -330,6 +338,7 @@ async fn run_core(parts: Parts) -> io::Result<()> {
     };
     let ring = FileRing::new(second_ring.clone(), parts.offload.clone(), pool);
     let deadlines = Rc::new(Deadlines::new(parts.counters.clone()));
+    let admin_deadlines = Rc::new(Deadlines::new(parts.counters.clone()));
     let core = Rc::new(Core {
         options: parts.connection_options,
         egress: Egress {
@@ -350,6 +359,7 @@ async fn run_core(parts: Parts) -> io::Result<()> {
             receive_buffer: Rc::new(RefCell::new(vec![0; RECEIVE_BUFFER_BYTES])),
         },
         deadlines: deadlines.clone(),
+        admin_deadlines: admin_deadlines.clone(),
         counters: parts.counters,
         output: RefCell::default(),
         is_draining: Cell::new(false),
@@ -361,6 +371,7 @@ async fn run_core(parts: Parts) -> io::Result<()> {
         worker::spawn(listener::accept_forever(core.clone(), listener, role));
     }
     worker::spawn(async move { deadlines.sweep_forever().await });
+    worker::spawn(async move { admin_deadlines.sweep_forever().await });
     handle_messages(&parts.mailbox, true).await;
     core.is_draining.set(true);
     let mailbox = parts.mailbox;
@@ -390,7 +401,8 @@ async fn drain(core: &Rc<Core>, listeners: &[(Rc<Listener>, Role)], grace: Durat
     let deadline = clock::now() + grace;
     // Uploads end as configured when their sockets do; their readers are cut by that.
     core.deadlines.shut_all(|phase| !matches!(phase, Phase::Sending | Phase::Following));
-    for (listener, role) in listeners {
+    // The admin address says "draining" to the end.
+    for (listener, role) in listeners.iter().filter(|(_, role)| matches!(role, Role::Objects)) {
         listener::stop(core, listener, role);
     }
     while !core.deadlines.is_empty() && clock::now() < deadline {

@@ -47,7 +47,11 @@ the head did not arrive within limit\n";
 /// Serve a connection to its end.
 pub(super) async fn serve(core: Rc<Core>, socket: Socket, role: Role) {
     let socket = Rc::new(socket);
-    let deadline = core.deadlines.enter(socket.clone());
+    let table = match role {
+        Role::Objects => &core.deadlines,
+        Role::Admin(_) => &core.admin_deadlines,
+    };
+    let deadline = table.enter(socket.clone());
     let connection = Connection {
         core,
         role,
@@ -141,7 +145,7 @@ impl Connection {
     /// by further ones.
     async fn wait_for_request(&mut self) {
         if self.carry.is_empty() {
-            if self.core.is_draining.get() {
+            if self.core.is_draining.get() && matches!(self.role, Role::Objects) {
                 self.socket.shut();
             }
             self.head_is_timed = false;

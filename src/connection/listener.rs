@@ -17,10 +17,10 @@ const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/
 Content-Length: 50\r\nCache-Control: no-store\r\nRetry-After: 1\r\nAccess-Control-Allow-Origin: *\r\n\
 Connection: close\r\n\r\nthe server has as many connections as it may have\n";
 
-/// Accept until the core drains.
+/// Accept until the core drains; on the admin address to the end.
 pub async fn accept_forever(core: Rc<Core>, listener: Rc<Listener>, role: Role) {
     let mut in_batch = 0;
-    while !core.is_draining.get() {
+    while !core.is_draining.get() || matches!(role, Role::Admin(_)) {
         match listener.try_accept() {
             Ok(Some(socket)) => admit(&core, socket, &role),
             Ok(None) => {

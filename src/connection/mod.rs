@@ -63,6 +63,8 @@ pub struct Core {
     pub egress: Egress,
     pub ingest: Ingest,
     pub deadlines: Rc<Deadlines>,
+    /// Connections of the admin address are kept apart: a drain does not end them, nor wait for them.
+    pub admin_deadlines: Rc<Deadlines>,
     pub counters: Arc<Counters>,
     /// The answers to the requests that were read last, before they are sent.
     pub output: RefCell<Vec<u8>>,

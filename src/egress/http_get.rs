@@ -473,8 +473,16 @@ pub async fn stream(
     let following = transfer.object.seal().is_none();
     deadline.phase(if following { Phase::Following } else { Phase::Sending });
     let framing = transfer.framing;
-    let mut sender =
-        Sender { egress, socket, deadline, framing, prefix, turn_bytes: 0, has_sent: false };
+    let mut sender = Sender {
+        egress,
+        socket,
+        deadline,
+        framing,
+        prefix,
+        turn_bytes: 0,
+        has_sent: false,
+        lag_max: u64::MAX,
+    };
     let outcome = send_parts(&mut sender, transfer).await;
     deadline.clear();
     deadline.phase(Phase::Idle);
@@ -514,7 +522,7 @@ async fn send_part(sender: &mut Sender<'_>, reader: &mut Reader) -> Result<(), C
     // One readiness serves all waits of this part.
     let socket = sender.socket;
     let mut peer_gone = pin!(socket.peer_gone());
-    let mut least_lag = reader.lag_bytes();
+    sender.lag_max = reader.lag_bytes().saturating_add(sender.egress.options.lag_bytes_max);
     loop {
         match reader.available() {
             Available::Bytes(_) => sender.frame(reader).await?,
@@ -527,11 +535,8 @@ async fn send_part(sender: &mut Sender<'_>, reader: &mut Reader) -> Result<(), C
             Available::Lagged => return Err(CutReason::Lagged),
         }
         // A late joiner starts far behind: only what it loses from there on counts.
-        let lag = reader.lag_bytes();
-        least_lag = least_lag.min(lag);
-        if lag - least_lag > sender.egress.options.lag_bytes_max {
-            return Err(CutReason::Lagged);
-        }
+        let max = sender.egress.options.lag_bytes_max;
+        sender.lag_max = sender.lag_max.min(reader.lag_bytes().saturating_add(max));
     }
 }
 
@@ -559,6 +564,8 @@ struct Sender<'a> {
     prefix: Vec<u8>,
     turn_bytes: u64,
     has_sent: bool,
+    /// Bytes behind the tail at which the reader is cut.
+    lag_max: u64,
 }
 
 impl Sender<'_> {
@@ -652,7 +659,7 @@ impl Sender<'_> {
             let outcome = send_from(self.socket, [&self.prefix, before, data, behind], sent);
             match outcome {
                 Ok(Some(bytes)) => sent += self.count(bytes),
-                Ok(None) => self.wait_writable().await,
+                Ok(None) => self.wait_writable_or_lag(reader).await?,
                 Err(error) => return Err(send_error(error)),
             }
         }
@@ -667,6 +674,27 @@ impl Sender<'_> {
         self.deadline.set(self.egress.options.send_stall_timeout_s);
         self.socket.writable().await;
         self.deadline.clear();
+    }
+
+    /// As `wait_writable`, with an eye on how far an open object runs ahead.
+    async fn wait_writable_or_lag(&mut self, reader: &mut Reader) -> Result<(), CutReason> {
+        if reader.object().seal().is_some() {
+            self.wait_writable().await;
+            return Ok(());
+        }
+        self.turn_bytes = 0;
+        self.deadline.set(self.egress.options.send_stall_timeout_s);
+        let mut writable = pin!(self.socket.writable());
+        let outcome = std::future::poll_fn(|context| {
+            reader.wake_at_growth(context);
+            if reader.lag_bytes() > self.lag_max {
+                return Poll::Ready(Err(CutReason::Lagged));
+            }
+            writable.as_mut().poll(context).map(Ok)
+        })
+        .await;
+        self.deadline.clear();
+        outcome
     }
 
     fn count(&mut self, bytes: usize) -> usize {

@@ -308,7 +308,9 @@ impl State {
     /// Take a watch's operation back. Its entry stays until the kernel has answered.
     fn remove(&mut self, key: usize) {
         const NOBODY: u64 = u64::MAX;
-        self.push(opcode::PollRemove::new(key as u64).build().user_data(NOBODY));
+        // Not PollRemove: that one gives up (EALREADY) while an event of the operation waits to be
+        // taken, and the socket would never close.
+        self.push(opcode::AsyncCancel::new(key as u64).build().user_data(NOBODY));
     }
 }
 

@@ -18,8 +18,6 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFla
 
 use super::ring::{Ring, Watch};
 
-/// Unacknowledged bytes for longer than this break the connection: the peer's network is gone.
-const USER_TIMEOUT_MS: u32 = 60_000;
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(60);
 const LISTEN_BACKLOG: i32 = 4096;
 
@@ -210,8 +208,9 @@ pub struct Listener {
     ring: Option<Rc<Ring>>,
 }
 
-/// Bind an address so that every core can bind it too.
-pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
+/// Bind an address so that every core can bind it too. Bytes that a peer leaves unacknowledged for
+/// `user_timeout_s` break its connection: its network is gone.
+pub fn bind(address: SocketAddr, user_timeout_s: u64) -> io::Result<StdListener> {
     use rustix::net::{AddressFamily, SocketType, ipproto};
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -225,7 +224,8 @@ pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
     sockopt::set_tcp_nodelay(&fd, true)?;
     sockopt::set_socket_keepalive(&fd, true)?;
     sockopt::set_tcp_keepidle(&fd, KEEP_ALIVE_AFTER)?;
-    sockopt::set_tcp_user_timeout(&fd, USER_TIMEOUT_MS)?;
+    let user_timeout_ms = u32::try_from(user_timeout_s.saturating_mul(1000)).unwrap_or(u32::MAX);
+    sockopt::set_tcp_user_timeout(&fd, user_timeout_ms)?;
     rustix::net::bind(&fd, &address)?;
     rustix::net::listen(&fd, LISTEN_BACKLOG)?;
     Ok(StdListener::from(fd))

@@ -228,7 +228,8 @@ impl Store {
     /// Start an object. Its writer appends; dropping the writer aborts it.
     pub fn begin(self: &Arc<Self>, new: NewObject<'_>) -> Result<Writer, BeginError> {
         assert!(format::is_object_name(new.name), "doors normalise names");
-        if self.objects.load(Ordering::Relaxed) >= self.options.objects_max {
+        let is_full = self.objects.load(Ordering::Relaxed) >= self.options.objects_max;
+        if is_full && self.lookup(new.name).is_none() {
             return Err(BeginError::TooManyObjects);
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);

@@ -97,10 +97,16 @@ impl Reader {
         if self.available() != Available::AtTail {
             return Poll::Ready(());
         }
+        self.wake_at_growth(context);
+        if self.available() == Available::AtTail { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// Wake at the next append, whatever is available now: for a reader that is stuck elsewhere and
+    /// has to watch its lag.
+    pub fn wake_at_growth(&mut self, context: &mut Context<'_>) {
         let (list, key) =
             self.waiting.get_or_insert_with(|| (self.object.wake_list.of_core(self.core), None));
         list.arm(key, context.waker());
-        if self.available() == Available::AtTail { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// Up to `bytes_max` available bytes as a slice of the shared mapping, cut at the extent's end.

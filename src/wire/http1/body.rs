@@ -9,7 +9,7 @@
 //! | Extension | CR → SizeLf |
 //! | SizeLf | LF → Data, or Trailer if the size was 0 |
 //! | Data | the last byte → DataCr → DataLf → Size |
-//! | Trailer | an empty line → End |
+//! | Trailer | a line that is a field; an empty line → End |
 
 use super::request::Framing;
 
@@ -28,7 +28,7 @@ pub enum BodyError {
     ChunkLineTooLong,
     #[error("a chunk does not end in CR LF where its size says")]
     ChunkEnd,
-    #[error("a line of the chunked coding has a stray CR, LF or control character")]
+    #[error("a line of the chunked coding has a stray byte, or a trailer line is not a field")]
     StrayByte,
     #[error("the trailer is longer than {TRAILER_BYTES_MAX} bytes")]
     TrailerTooLong,
@@ -57,9 +57,17 @@ enum State {
     Data { left: u64 },
     DataCr,
     DataLf,
-    Trailer { bytes: usize, line_bytes: usize },
-    TrailerLf { bytes: usize, line_bytes: usize },
+    Trailer { bytes: usize, line: TrailerLine },
+    TrailerLf { bytes: usize, line: TrailerLine },
     End,
+}
+
+/// How far a trailer line has come: it must be a field (RFC 9112 §7.1.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TrailerLine {
+    Empty,
+    Name,
+    Value,
 }
 
 const NEXT_CHUNK: State = State::Size { value: 0, digits: 0 };
@@ -112,17 +120,17 @@ fn step(state: State, byte: u8) -> Result<State, BodyError> {
             step_extension(size, line_bytes, seen_semicolon, byte)
         }
         State::SizeLf { size } => match (byte, size) {
-            (b'\n', 0) => Ok(State::Trailer { bytes: 0, line_bytes: 0 }),
+            (b'\n', 0) => Ok(State::Trailer { bytes: 0, line: TrailerLine::Empty }),
             (b'\n', left) => Ok(State::Data { left }),
             _ => Err(BodyError::StrayByte),
         },
         State::DataCr if byte == b'\r' => Ok(State::DataLf),
         State::DataLf if byte == b'\n' => Ok(NEXT_CHUNK),
         State::DataCr | State::DataLf => Err(BodyError::ChunkEnd),
-        State::Trailer { bytes, line_bytes } => step_trailer(bytes, line_bytes, byte),
-        State::TrailerLf { bytes, line_bytes } => match (byte, line_bytes) {
-            (b'\n', 0) => Ok(State::End),
-            (b'\n', _) => Ok(State::Trailer { bytes, line_bytes: 0 }),
+        State::Trailer { bytes, line } => step_trailer(bytes, line, byte),
+        State::TrailerLf { bytes, line } => match (byte, line) {
+            (b'\n', TrailerLine::Empty) => Ok(State::End),
+            (b'\n', TrailerLine::Value) => Ok(State::Trailer { bytes, line: TrailerLine::Empty }),
             _ => Err(BodyError::StrayByte),
         },
         State::Length { .. } | State::Data { .. } | State::End => unreachable!("handled by decode"),
@@ -169,16 +177,27 @@ fn step_extension(size: u64, line_bytes: usize, seen: bool, byte: u8) -> Result<
 }
 
 /// Trailer fields are read past: none of them may change what was already visible (RFC 9110 §6.5.1).
-fn step_trailer(bytes: usize, line_bytes: usize, byte: u8) -> Result<State, BodyError> {
+fn step_trailer(bytes: usize, line: TrailerLine, byte: u8) -> Result<State, BodyError> {
     if bytes >= TRAILER_BYTES_MAX {
         return Err(BodyError::TrailerTooLong);
     }
-    match byte {
-        b'\r' => Ok(State::TrailerLf { bytes: bytes + 1, line_bytes }),
-        b'\t' => Ok(State::Trailer { bytes: bytes + 1, line_bytes: line_bytes + 1 }),
-        _ if byte.is_ascii_control() => Err(BodyError::StrayByte),
-        _ => Ok(State::Trailer { bytes: bytes + 1, line_bytes: line_bytes + 1 }),
-    }
+    let bytes = bytes + 1;
+    let line = match (line, byte) {
+        (TrailerLine::Empty | TrailerLine::Value, b'\r') => {
+            return Ok(State::TrailerLf { bytes, line });
+        }
+        (TrailerLine::Name, b':') => TrailerLine::Value,
+        (TrailerLine::Empty | TrailerLine::Name, _) if is_token_byte(byte) => TrailerLine::Name,
+        (TrailerLine::Value, b'\t') => TrailerLine::Value,
+        (TrailerLine::Value, _) if !byte.is_ascii_control() => TrailerLine::Value,
+        _ => return Err(BodyError::StrayByte),
+    };
+    Ok(State::Trailer { bytes, line })
+}
+
+/// A byte of a field name (RFC 9110 §5.6.2).
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]
@@ -247,6 +266,10 @@ mod tests {
             ("1\r\na\nb", ChunkEnd),
             ("0\r\nA\n\r\n", StrayByte),
             ("0\r\n\rx", StrayByte),
+            ("0\r\nno field\r\n", StrayByte),
+            ("0\r\n folded: x\r\n", StrayByte),
+            ("0\r\nA : b\r\n", StrayByte),
+            ("0\r\n: b\r\n", StrayByte),
             (&long_line, ChunkLineTooLong),
             (&long_trailer, TrailerTooLong),
         ];

@@ -151,7 +151,7 @@ pub fn parse<'h, 'b>(
     let method = method_of(raw.method.unwrap_or_default());
     let headers: &'h [Header<'b>] = raw.headers;
     let read = read_fields(headers, version)?;
-    check_host(&read, version, target)?;
+    check_host(&read, version, method, target)?;
     Ok(Parsed::Request(Request {
         method,
         target,
@@ -317,21 +317,38 @@ fn decimal(value: &[u8]) -> Option<u64> {
 
 /// RFC 9112 §3.2: exactly one Host in HTTP/1.1, and at most one ever. In absolute-form the target's
 /// authority counts and Host is still required.
-fn check_host(read: &ReadFields<'_>, version: Version, target: &str) -> Result<(), HeadError> {
+fn check_host(
+    read: &ReadFields<'_>,
+    version: Version,
+    method: Method,
+    target: &str,
+) -> Result<(), HeadError> {
     if read.hosts > 1 || (version == Version::Http11 && read.hosts == 0) {
         return Err(HeadError::Host);
     }
-    let is_plausible = |host: &str| host.bytes().all(|byte| HOST_BYTES[byte as usize]);
-    if !read.fields.host.is_none_or(is_plausible) {
+    if !read.fields.host.is_none_or(is_host) {
         return Err(HeadError::Host);
     }
-    if target.starts_with('/') || target == "*" || target.contains("://") {
+    // The authority-form belongs to CONNECT, which is refused later, by its name.
+    let is_known = target.starts_with('/') || target == "*" || target.contains("://");
+    if is_known || method == Method::NotAllowed {
         return Ok(());
     }
     Err(HeadError::Malformed("the target is neither a path, nor a URL, nor *"))
 }
 
-/// The bytes of a host and port (RFC 3986 §3.2.2).
+/// `uri-host [ ":" port ]` (RFC 9110 §7.2).
+fn is_host(value: &str) -> bool {
+    let host_end = value.rfind(']').map_or(0, |at| at + 1);
+    let (host, port) = match value[host_end..].find(':') {
+        Some(at) => value.split_at(host_end + at),
+        None => (value, ""),
+    };
+    host.bytes().all(|byte| HOST_BYTES[byte as usize])
+        && port.bytes().skip(1).all(|byte| byte.is_ascii_digit())
+}
+
+/// The bytes of a host (RFC 3986 §3.2.2).
 const HOST_BYTES: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
@@ -396,6 +413,9 @@ mod tests {
             ),
             ("Host: x\r\nHost: x", Host),
             ("Host: x y", Host),
+            ("Host: x:http", Host),
+            ("Host: x:1:2", Host),
+            ("Host: [::1]:x", Host),
             ("X: y", Host),
             ("Host: x\r\nExpect: 200-ok", Expectation),
             ("Host : x", Malformed("a field name is not a token")),

@@ -75,7 +75,13 @@ fn strip_authority(target: &str) -> Result<&str, TargetError> {
     if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
         return Err(TargetError::NotHttp);
     }
-    Ok(rest.find(['/', '?']).map_or("", |at| &rest[at..]))
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    // RFC 9110 §4.2.1: an http URI without a host is invalid.
+    if authority.is_empty() || authority.starts_with(':') {
+        Err(TargetError::NotHttp)
+    } else {
+        Ok(path)
+    }
 }
 
 fn normalise(path: &str) -> Result<String, TargetError> {
@@ -158,6 +164,8 @@ mod tests {
             ("/%4", BadEscape),
             ("/%zz", BadEscape),
             ("ftp://h/a", NotHttp),
+            ("http:///a", NotHttp),
+            ("http://", NotHttp),
         ];
         for (target, wanted) in cases {
             assert_eq!(name(target), Err(wanted), "{target}");
