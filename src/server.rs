@@ -356,6 +356,7 @@ async fn run_core(parts: Parts) -> io::Result<()> {
             disk: Disk::new(parts.offload, parts.counters.clone()),
             counters: parts.counters.clone(),
             options: parts.ingest_options,
+            aside_buffers: RefCell::default(),
             receive_buffer: Rc::new(RefCell::new(vec![0; RECEIVE_BUFFER_BYTES])),
         },
         deadlines: deadlines.clone(),

@@ -34,10 +34,11 @@ use crate::wire::http1::{
 use crate::wire::media_type::{self, Class};
 use crate::wire::multipart::Byteranges;
 
-/// Bytes handed to the kernel in one call.
-const SLICE_BYTES_MAX: u64 = 1 << 20;
-/// Bytes sent without waiting before other tasks of the core have their turn.
-const TURN_BYTES_MAX: u64 = 4 << 20;
+/// Bytes handed to the kernel in one call: what a core cache holds beside everything else.
+const SLICE_BYTES_MAX: u64 = 1 << 19;
+/// Bytes sent without waiting before other tasks of the core have their turn. Short turns keep what is
+/// in flight in the cache: 16 MiB objects leave at 12 GB/s so, at 7.5 with turns of 4 MiB.
+const TURN_BYTES_MAX: u64 = 1 << 19;
 /// Bytes this close to the tail were just written: their pages are in memory.
 const FRESH_BYTES: u64 = 8 << 20;
 /// Heads that fit in front of the data in a registered buffer.

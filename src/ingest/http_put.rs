@@ -41,6 +41,9 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Stored header fields of one object together; with the name they must fit the record.
 const STORED_BYTES_MAX: usize = RECORD_BYTES_MAX / 3;
 
+/// Received and written in one go on another thread: enough to make up for the way there and back.
+const ASIDE_BYTES: usize = 1 << 20;
+
 /// Received without waiting before other tasks of the core have their turn.
 const TURN_BYTES_MAX: u64 = 2 << 20;
 
@@ -238,11 +241,10 @@ impl Receiving {
         deadline: &Deadline,
         leftover: &mut Vec<u8>,
     ) -> Result<Receiving, PutError> {
-        let input = {
-            let mut buffer = ingest.receive_buffer.borrow_mut();
-            receive_into(socket, &mut buffer)?.map(|got| buffer[..got].to_vec())
-        };
-        let Some(input) = input else {
+        let mut input = ingest.aside_buffers.borrow_mut().pop().unwrap_or_default();
+        input.resize(ASIDE_BYTES, 0);
+        let Some(got) = receive_into(socket, &mut input)? else {
+            ingest.give_back(input);
             wait_for_bytes(ingest, socket, deadline).await;
             return Ok(self);
         };
@@ -253,13 +255,14 @@ impl Receiving {
         let (mut receiving, outcome, input) = ingest
             .disk
             .run(move || {
-                let outcome = self.append(&input);
+                let outcome = self.append(&input[..got]);
                 (self, outcome, input)
             })
             .await;
         ingest.counters.add(Counter::BytesIn, receiving.writer.object().tail() - before);
         receiving.writer.move_to(Some(ingest.core));
-        *leftover = input[outcome?..].to_vec();
+        *leftover = input[outcome?..got].to_vec();
+        ingest.give_back(input);
         Ok(receiving)
     }
 

@@ -36,4 +36,18 @@ pub struct Ingest {
     pub options: Arc<Options>,
     /// The core's receive buffer, shared by all its uploads: nobody holds it while waiting.
     pub receive_buffer: Rc<RefCell<Vec<u8>>>,
+    /// Buffers for writes on other threads; one is held while such a write is under way.
+    pub aside_buffers: RefCell<Vec<Vec<u8>>>,
+}
+
+/// Spare buffers kept.
+const ASIDE_BUFFERS_MAX: usize = 8;
+
+impl Ingest {
+    fn give_back(&self, buffer: Vec<u8>) {
+        let mut spare = self.aside_buffers.borrow_mut();
+        if spare.len() < ASIDE_BUFFERS_MAX {
+            spare.push(buffer);
+        }
+    }
 }

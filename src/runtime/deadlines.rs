@@ -44,6 +44,8 @@ struct Slot {
 pub struct Deadlines {
     slots: RefCell<Slab<Slot>>,
     armed: Cell<usize>,
+    /// No deadline lies before this: until then there is nothing to look for.
+    next_due_s: Cell<u64>,
     sleeper: RefCell<Option<Waker>>,
     counters: Arc<Counters>,
 }
@@ -53,6 +55,7 @@ impl Deadlines {
         Deadlines {
             slots: RefCell::default(),
             armed: Cell::new(0),
+            next_due_s: Cell::new(u64::MAX),
             sleeper: RefCell::default(),
             counters,
         }
@@ -102,11 +105,15 @@ impl Deadlines {
             })
             .await;
             timers::sleep(Duration::from_secs(1)).await;
-            self.sweep(clock::monotonic_s());
+            let now_s = clock::monotonic_s();
+            if now_s >= self.next_due_s.get() {
+                self.sweep(now_s);
+            }
         }
     }
 
     fn sweep(&self, now_s: u64) {
+        let mut next_due_s = u64::MAX;
         for (_, slot) in self.slots.borrow_mut().iter_mut() {
             if slot.deadline_s.is_some_and(|deadline| deadline <= now_s) {
                 slot.deadline_s = None;
@@ -117,7 +124,9 @@ impl Deadlines {
                 }
                 slot.socket.shut();
             }
+            next_due_s = next_due_s.min(slot.deadline_s.unwrap_or(u64::MAX));
         }
+        self.next_due_s.set(next_due_s);
     }
 
     fn set(&self, key: usize, deadline_s: Option<u64>) {
@@ -126,6 +135,7 @@ impl Deadlines {
         let armed = self.armed.get() - usize::from(slot.deadline_s.is_some());
         self.armed.set(armed + usize::from(deadline_s.is_some()));
         slot.deadline_s = deadline_s;
+        self.next_due_s.set(self.next_due_s.get().min(deadline_s.unwrap_or(u64::MAX)));
         if armed == 0
             && deadline_s.is_some()
             && let Some(sleeper) = self.sleeper.borrow_mut().take()

@@ -7,13 +7,17 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+use super::Millis;
 use super::error::StorageError;
-use super::mapping::Mapping;
+use super::mapping::{Mapping, RESIDENT_BYTES_MAX};
+
+/// How long the page cache is trusted to keep what it had.
+const RESIDENT_FOR_MS: Millis = 1000;
 
 /// A file and an offset in it: what a ring read needs.
 pub struct ReadAt {
@@ -39,6 +43,8 @@ pub(super) struct Extent {
     pub(super) capacity: u64,
     state: Mutex<State>,
     used: AtomicBool,
+    /// All its bytes were found in memory at this time, in milliseconds.
+    resident_at_ms: AtomicU64,
     /// Delete the file when the last reader has let go: the object was removed or replaced.
     doomed: AtomicBool,
 }
@@ -60,6 +66,7 @@ impl Extent {
             capacity,
             state,
             used: AtomicBool::new(true),
+            resident_at_ms: AtomicU64::new(0),
             doomed: AtomicBool::new(false),
         }
     }
@@ -108,6 +115,23 @@ impl Extent {
         self.state.lock().mapping = Some(mapping.clone());
         sets.mappings.admit(self);
         Ok(mapping)
+    }
+
+    /// All its bytes were in memory less than a second ago.
+    pub(super) fn was_resident_lately(&self, now_ms: Millis) -> bool {
+        now_ms.saturating_sub(self.resident_at_ms.load(Ordering::Relaxed)) < RESIDENT_FOR_MS
+    }
+
+    /// Look whether the first `length` bytes are in memory, and remember it.
+    pub(super) fn is_resident(&self, mapping: &Mapping, length: u64, now_ms: Millis) -> bool {
+        let piece = RESIDENT_BYTES_MAX as u64;
+        let mut pieces = (0..length.div_ceil(piece)).map(|index| index * piece);
+        let is_resident =
+            pieces.all(|at| mapping.is_resident(at as usize, piece.min(length - at) as usize));
+        if is_resident {
+            self.resident_at_ms.store(now_ms, Ordering::Relaxed);
+        }
+        is_resident
     }
 
     /// The file was renamed to its final place.

@@ -17,6 +17,8 @@ const PAGE_BYTES: usize = 4096;
 
 /// Pages asked about in one `mincore` call; its answer lives on the stack.
 const RESIDENT_PAGES_MAX: usize = 512;
+/// Bytes that one look can tell about.
+pub(super) const RESIDENT_BYTES_MAX: usize = RESIDENT_PAGES_MAX * PAGE_BYTES;
 
 impl Mapping {
     pub(super) fn new(file: &File, len: usize) -> io::Result<Mapping> {

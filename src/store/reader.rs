@@ -129,12 +129,16 @@ impl Reader {
         if self.mapped(bytes).is_err() {
             return false;
         }
-        let Some(current) = &self.current else {
-            return false;
-        };
+        let now_ms = (self.store.options.clock)();
+        let length = self.expected_file_bytes();
+        let Some(current) = &self.current else { return false };
+        let Some(mapping) = &current.mapping else { return false };
         let start = self.offset - current.extent.start;
         let len = bytes.min(current.extent.end() - self.offset);
-        current.mapping.as_ref().is_some_and(|map| map.is_resident(start as usize, len as usize))
+        current.extent.was_resident_lately(now_ms)
+            // At an extent's beginning all of it is looked at, so that what follows need not be.
+            || (start == 0 && current.extent.is_resident(mapping, length, now_ms))
+            || mapping.is_resident(start as usize, len as usize)
     }
 
     /// The same bytes as a place in a file, for a ring read.
