@@ -6,7 +6,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -77,6 +77,8 @@ struct Parts {
     cpu: usize,
     driver: Driver,
     grace: Duration,
+    /// Cores that have not finished draining.
+    undrained: Arc<AtomicUsize>,
     read_buffers: u16,
     store: Arc<Store>,
     counters: Arc<Counters>,
@@ -125,6 +127,7 @@ impl Server {
         }
         let offload = Offload::start()?;
         let options = options_of(config, cpus.len(), descriptors)?;
+        let undrained = Arc::new(AtomicUsize::new(cpus.len()));
         let mut workers = Vec::new();
         let pages: Role = Role::Admin(Arc::new(move |path: &str| {
             admin.page(path).map(|(status, content_type, body)| Page { status, content_type, body })
@@ -136,6 +139,7 @@ impl Server {
                 cpu: *cpu,
                 driver,
                 grace: Duration::from_secs(config.shutdown_grace_s),
+                undrained: undrained.clone(),
                 read_buffers: config.limits.read_buffers,
                 store: store.clone(),
                 counters: counters[index].clone(),
@@ -377,7 +381,7 @@ async fn run_core(parts: Parts) -> io::Result<()> {
     core.is_draining.set(true);
     let mailbox = parts.mailbox;
     worker::spawn(async move { handle_messages(&mailbox, false).await });
-    drain(&core, &listeners, parts.grace).await;
+    drain(&core, &listeners, parts.grace, &parts.undrained).await;
     Ok(())
 }
 
@@ -398,7 +402,12 @@ async fn handle_messages(mailbox: &Mailbox<Message>, until_drain: bool) {
 }
 
 /// End what cannot be finished, wait for what can.
-async fn drain(core: &Rc<Core>, listeners: &[(Rc<Listener>, Role)], grace: Duration) {
+async fn drain(
+    core: &Rc<Core>,
+    listeners: &[(Rc<Listener>, Role)],
+    grace: Duration,
+    undrained: &AtomicUsize,
+) {
     let deadline = clock::now() + grace;
     // Uploads end as configured when their sockets do; their readers are cut by that.
     core.deadlines.shut_all(|phase| !matches!(phase, Phase::Sending | Phase::Following));
@@ -415,6 +424,12 @@ async fn drain(core: &Rc<Core>, listeners: &[(Rc<Listener>, Role)], grace: Durat
             connections = left,
             "shutdown_grace_s is over: cutting the connections that are left"
         );
+    }
+    undrained.fetch_sub(1, Ordering::SeqCst);
+    // The core of the admin address answers there until the last one is done.
+    let has_admin = listeners.iter().any(|(_, role)| matches!(role, Role::Admin(_)));
+    while has_admin && undrained.load(Ordering::SeqCst) > 0 && clock::now() < deadline {
+        timers::sleep(DRAIN_LOOK_INTERVAL).await;
     }
 }
 

@@ -143,7 +143,7 @@ fn respond_sealed(
         return Got::Answered;
     }
     if seal.length > egress.options.small_object_bytes_max {
-        return whole_transfer(object, seal);
+        return transfer_of(object, 0, seal.length);
     }
     if copy_small_body(egress, ask, object, (0, seal.length), out) {
         return Got::Answered;
@@ -169,11 +169,11 @@ fn copy_small_body(
     is_hot
 }
 
-fn whole_transfer(object: &Arc<Object>, seal: &Seal) -> Got {
-    let part = Part { preface: Vec::new(), start: 0, end: seal.length };
+/// A body of known length: the bytes `[start, end)`.
+fn transfer_of(object: &Arc<Object>, start: u64, end: u64) -> Got {
     Got::Transfer(Box::new(Transfer {
         object: object.clone(),
-        parts: vec![part],
+        parts: vec![Part { preface: Vec::new(), start, end }],
         closing: Vec::new(),
         framing: BodyFraming::Length,
     }))
@@ -229,12 +229,7 @@ fn respond_sealed_unusual(
     if copy_small_body(egress, ask, object, (start, end), out) {
         return Got::Answered;
     }
-    Got::Transfer(Box::new(Transfer {
-        object: object.clone(),
-        parts: vec![Part { preface: Vec::new(), start, end }],
-        closing: Vec::new(),
-        framing: BodyFraming::Length,
-    }))
+    transfer_of(object, start, end)
 }
 
 /// Range only counts for GET (RFC 9110 §14.2), and only if If-Range holds.
