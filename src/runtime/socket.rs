@@ -25,7 +25,6 @@ pub struct Socket {
     // Before the descriptor: a watch is taken back before its socket closes.
     readiness: Readiness<TcpStream>,
     fd: Option<OwnedFd>,
-    peer: Option<SocketAddr>,
     /// Close with a reset, so that the peer cannot take what it got for complete.
     reset: Cell<bool>,
 }
@@ -48,11 +47,7 @@ enum Readiness<S> {
 }
 
 impl Socket {
-    pub fn peer(&self) -> Option<SocketAddr> {
-        self.peer
-    }
-
-    fn adopt(ring: Option<&Rc<Ring>>, fd: OwnedFd, peer: Option<SocketAddr>) -> io::Result<Socket> {
+    fn adopt(ring: Option<&Rc<Ring>>, fd: OwnedFd) -> io::Result<Socket> {
         let (readiness, fd) = match ring {
             Some(ring) => (Readiness::Ring(ring.watch(fd.as_fd())), Some(fd)),
             None => {
@@ -60,7 +55,7 @@ impl Socket {
                 (Readiness::Driver(stream), None)
             }
         };
-        Ok(Socket { readiness, fd, peer, reset: Cell::new(false) })
+        Ok(Socket { readiness, fd, reset: Cell::new(false) })
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
@@ -244,11 +239,8 @@ impl Listener {
     /// A connection that waits to be accepted; `None` if there is none now.
     pub fn try_accept(&self) -> io::Result<Option<Socket>> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        match rustix::net::acceptfrom_with(&self.bound, flags) {
-            Ok((fd, address)) => {
-                let peer = address.and_then(|address| SocketAddr::try_from(address).ok());
-                Ok(Some(Socket::adopt(self.ring.as_ref(), fd, peer)?))
-            }
+        match rustix::net::accept_with(&self.bound, flags) {
+            Ok(fd) => Ok(Some(Socket::adopt(self.ring.as_ref(), fd)?)),
             Err(Errno::AGAIN) => {
                 if let Readiness::Ring(watch) = &self.readiness {
                     watch.is_drained();

@@ -447,6 +447,7 @@ impl Store {
         let shard = self.shard(&object.name);
         let order = shard.commit.lock();
         let (was_visible, hidden) = leave_table(shard, &object);
+        hidden.iter().for_each(|hidden| self.pin_for_readers(hidden));
         let kept = if was_visible { self.keep_torn(&object, writer.digest_of_all()) } else { None };
         match (&kept, hidden) {
             // The rename has taken the hidden version's place.
@@ -506,6 +507,7 @@ impl Store {
         }
         let entry = shard.entries.write().remove(&object.name);
         if let Some(hidden) = entry.and_then(|entry| entry.hidden) {
+            self.pin_for_readers(&hidden);
             self.unlink(&hidden);
             self.retire(&hidden);
         }
@@ -773,5 +775,67 @@ impl BodyCache {
     fn forget(&self, object: &Object) {
         let len = object.body.write().take().map_or(0, |body| body.len() as u64);
         self.bytes.fetch_sub(len, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use super::super::reader::Reader;
+    use super::*;
+
+    fn upload(store: &Arc<Store>, name: &str, body: &[u8]) -> Writer {
+        let mut writer = store
+            .begin(NewObject {
+                name,
+                info: ObjectInfo::default(),
+                visibility: Visibility::AtOnce,
+                rule: WriteRule::TakeOver,
+                core: None,
+            })
+            .unwrap();
+        writer.append(&[IoSlice::new(body)]).unwrap();
+        writer
+    }
+
+    /// Goal: who found a sealed version can read it, whatever happens to its name before its file
+    /// is opened.
+    /// Method: a store that keeps no file open; the next version is torn, removed, or sealed.
+    #[test]
+    fn a_version_that_was_found_can_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(StoreOptions {
+            data: Some(folder.path().to_owned()),
+            extent_bytes: 4096,
+            keep_aborted: false,
+            objects_max: 10,
+            object_bytes_max: 1 << 20,
+            open_files_max: 1,
+            mappings_max: 1,
+            body_cache_bytes_max: 0,
+            total_bytes_max: None,
+            watched_names_max: 1,
+            retention: Vec::new(),
+            clock: || 1,
+            signal: Box::new(|_core, list| list.fire()),
+        })
+        .unwrap();
+        type End = fn(&Arc<Store>, Writer);
+        let ends: [End; 3] = [
+            |_, next| drop(next),
+            |store, _next| store.remove("a.mp4", None).unwrap(),
+            |_, next| drop(next.finish().unwrap().commit().unwrap()),
+        ];
+        for end in ends {
+            upload(&store, "a.mp4", b"first").finish().unwrap().commit().unwrap();
+            let found = store.lookup("a.mp4").unwrap();
+            let next = upload(&store, "a.mp4", b"next");
+            // Several admissions, since each open file has a second chance.
+            drop((upload(&store, "x", b"x"), upload(&store, "y", b"y")));
+            end(&store, next);
+            let mut reader = Reader::new(&store, found, 0, 0, 5);
+            assert_eq!(reader.read_at(5).unwrap().len, 5);
+        }
     }
 }
