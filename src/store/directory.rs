@@ -205,7 +205,11 @@ impl Store {
         if !format::is_object_name(name) {
             return None;
         }
-        let object = super::recovery::adopt_file(layout, name, &layout.object(name))?;
+        let path = layout.object(name);
+        path.symlink_metadata().ok()?;
+        // A file without an entry may be one that is being deleted: wait for who does that.
+        let _order = self.shard(name).commit.lock();
+        let object = super::recovery::adopt_file(layout, name, &path)?;
         self.insert_sealed(object)
     }
 

@@ -323,8 +323,12 @@ fn a_range_that_is_never_reached_ends_with_the_object() {
             };
             let answer = reader.body(head, "GET");
             let expected: &[u8] = if spec == "bytes=5-200" { b"56789" } else { b"" };
-            if answer.status == 206 {
+            if answer.status == 206 && (seal || answer.complete) {
                 assert_same(&answer.body, expected);
+            } else if answer.status == 206 {
+                // The cut may overtake bytes that arrived, those of its torn chunk among them.
+                let came = if expected.is_empty() { expected } else { b"56789not a whole chunk" };
+                assert!(came.starts_with(&answer.body), "{spec}: {answer:?}");
             } else {
                 assert!([404, 416].contains(&answer.status), "{spec} {seal}: {answer:?}");
             }
