@@ -98,9 +98,8 @@ fn targets(criterion: &mut Criterion) {
 fn fragments(criterion: &mut Criterion) {
     let scan = |bytes: &[u8]| {
         let (mut scanner, mut count) = (FragmentScanner::new(), 0);
-        scanner.push(bytes, &mut |boundary| {
-            let is_fragment = matches!(boundary.kind, fmp4::BoundaryKind::Fragment { .. });
-            count += u64::from(is_fragment);
+        scanner.push(bytes, &mut |found| {
+            count += u64::from(matches!(found, fmp4::Found::Chunk { .. }));
         });
         count
     };
@@ -111,14 +110,14 @@ fn fragments(criterion: &mut Criterion) {
     group.bench_function("fragments", |bencher| bencher.iter(|| scan(black_box(SAMPLE))));
 }
 
-/// Pictures of 20 packets, the tables before every 25th, told per packet.
+/// Pictures of 20 packets, the tables before every 25th, which has its parameter set and is one
+/// to begin with; told per packet.
 fn packets(criterion: &mut Criterion) {
     let stream = transport_stream();
     let scan = |bytes: &[u8]| {
         let (mut scanner, mut count) = (TsScanner::new(), 0);
-        scanner.push(bytes, &mut |boundary| {
-            let is_picture = matches!(boundary.kind, mpegts::BoundaryKind::PesStart { .. });
-            count += usize::from(is_picture);
+        scanner.push(bytes, &mut |found| {
+            count += usize::from(matches!(found, mpegts::Found::Unit { .. }));
         });
         count
     };
@@ -142,15 +141,25 @@ fn transport_stream() -> Vec<u8> {
         stream.resize(end, 0xff);
     };
     for picture in 0..TS_PICTURES {
-        if picture % 25 == 0 {
-            add(&[0x47, 0x40, 0x00, 0x10, 0], pat);
-            add(&[0x47, 0x50, 0x00, 0x10, 0], pmt);
+        let (key, counter) = (picture % 25 == 0, (picture * 4 % 16) as u8);
+        if key {
+            let tables = 0x10 | ((picture / 25) as u8 % 16);
+            add(&[0x47, 0x40, 0x00, tables, 0], pat);
+            add(&[0x47, 0x50, 0x00, tables, 0], pmt);
         }
-        // The head of a PES packet of unknown length, with PTS 0.
-        let start = [0, 0, 1, 0xe0, 0, 0, 0x80, 0x80, 5, 0x21, 0, 1, 0, 1];
-        add(&[0x47, 0x41, 0x00, 0x10], &start);
-        for counter in 1..20 {
-            add(&[0x47, 0x01, 0x00, 0x10 | (counter % 16)], &[]);
+        // The head of a PES packet of unknown length, with its PTS, and the start of a slice.
+        let pts = picture as u32 * 3600;
+        let low = [(pts >> 14) as u8 | 1, (pts >> 7) as u8, (pts << 1) as u8 | 1];
+        let mut start = vec![0, 0, 1, 0xe0, 0, 0, 0x80, 0x80, 5, 0x21, (pts >> 22) as u8];
+        start.extend(low);
+        if key {
+            start.extend(b"\0\0\x01\x67\x42\xc0\x1f\xda\x01\x40\x16\xec\x04\x40\0\0\x03\0\x40");
+        }
+        start.extend([0, 0, 1, if key { 0x65 } else { 0x41 }]);
+        let flags = if key { 0x40 } else { 0 };
+        add(&[0x47, 0x41, 0x00, 0x30 | (counter % 16), 1, flags], &start);
+        for packet in 1..20 {
+            add(&[0x47, 0x01, 0x00, 0x10 | ((counter + packet) % 16)], &[]);
         }
     }
     stream

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 
 use crate::wire::fmp4::{self, BoxHead, Fmp4Error, Fragment, Init};
-use crate::wire::mpegts::{self, BoundaryKind, ContinuityRewriter, PACKET_BYTES, TsScanner};
+use crate::wire::mpegts::{self, ContinuityRewriter, PACKET_BYTES, TsScanner};
 
 /// What to publish.
 #[derive(Debug, Clone)]
@@ -505,19 +505,16 @@ impl TsUnits {
                 self.end_pass()?;
                 continue;
             };
-            let mut picture = None;
-            self.scanner.push(&packet, &mut |boundary| {
-                if let BoundaryKind::PesStart { times } = boundary.kind {
-                    picture = Some(times);
-                }
-            });
+            self.scanner.push(&packet, &mut |_| {});
             let time = self.observe(&packet);
             let head = mpegts::PacketHead::parse(&packet);
+            let lead = self.scanner.lead().map(|(pid, _)| pid);
+            let picture = head.is_some_and(|head| head.unit_start && lead == Some(head.pid));
             let starts_pat = head.is_some_and(|head| head.starts_pat());
             let full = self.group.len() + PACKET_BYTES > self.group_bytes_max;
-            let split = full || self.has_picture && (picture.is_some() || starts_pat);
+            let split = full || self.has_picture && (picture || starts_pat);
             let before = (split && !self.group.is_empty()).then(|| self.take_group());
-            if picture.is_some() {
+            if picture {
                 self.has_picture = true;
                 self.group_time = time;
             }

@@ -3,8 +3,6 @@
 //! Recognised by content: fragmented MP4 and MPEG-TS. Anything else has no marks. The bytes have been
 //! appended already; only box and packet heads are looked at.
 
-use bytes::Bytes;
-
 use crate::store::{MarkKind, Writer};
 use crate::wire::{fmp4, mpegts};
 
@@ -71,31 +69,27 @@ enum Seen {
     MpegTs,
 }
 
-fn note_fmp4(found: fmp4::Boundary, writer: &mut Writer, seen: &mut Seen) {
-    use fmp4::BoundaryKind::{Fragment, InitEnd, InitReplaced, Lost, NotFmp4};
-    let preamble_start = match found.kind {
-        NotFmp4 | Lost => return,
-        Fragment { random_access, .. } => {
-            *seen = Seen::Fmp4;
-            writer.mark(found.offset, kind_of(random_access));
-            return;
+fn note_fmp4(found: fmp4::Found<'_>, writer: &mut Writer, seen: &mut Seen) {
+    use fmp4::Found::{Chunk, ChunkEnd, ChunkExtent, Init, Lost, MovieEnd, NotFmp4};
+    match found {
+        NotFmp4 | Lost { .. } | ChunkExtent { .. } | ChunkEnd { .. } | MovieEnd { .. } => return,
+        Chunk { start, chunk } => writer.mark(start, kind_of(chunk.random_access)),
+        Init { start, end, .. } if end - start <= PREAMBLE_BYTES_MAX => {
+            writer.set_preamble_from(start, end);
         }
-        InitEnd => 0,
-        InitReplaced { start } => start,
-    };
-    *seen = Seen::Fmp4;
-    if found.offset - preamble_start <= PREAMBLE_BYTES_MAX {
-        writer.set_preamble_from(preamble_start, found.offset);
+        Init { .. } => {}
     }
+    *seen = Seen::Fmp4;
 }
 
-fn note_ts(found: mpegts::Boundary, writer: &mut Writer, seen: &mut Seen) {
-    use mpegts::BoundaryKind::{NotTs, PesStart, Preamble, RandomAccess};
-    match found.kind {
-        NotTs => return,
-        Preamble(packets) => writer.set_preamble(Bytes::from(packets)),
-        RandomAccess => writer.mark(found.offset, MarkKind::RandomAccess),
-        PesStart { .. } => writer.mark(found.offset, MarkKind::Boundary),
+fn note_ts(found: mpegts::Found, writer: &mut Writer, seen: &mut Seen) {
+    use mpegts::Found::{Fault, NotTs, Program, Splice, Streams, Unit, Untimed};
+    match found {
+        NotTs | Fault { .. } | Streams(_) | Splice { .. } => return,
+        Program(program) => writer.set_preamble(program.tables.clone()),
+        Unit { packet_offset, random_access, .. } | Untimed { packet_offset, random_access } => {
+            writer.mark(packet_offset, kind_of(random_access));
+        }
     }
     *seen = Seen::MpegTs;
 }

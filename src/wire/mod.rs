@@ -1,10 +1,16 @@
 //! Codecs without I/O: bytes and time in, events and bytes out. A leaf.
 //!
-//! `http1` (requests, bodies, ranges, response heads), `multipart` (byteranges), `media_type`, and
-//! the containers that publishers send: `fmp4`, `mpegts`.
+//! `http1` (requests, bodies, ranges, response heads), `multipart` (byteranges), `media_type`, the
+//! containers that publishers send: `fmp4`, `mpegts`, and the cues that both carry: `scte35`. What
+//! players ask for first: `playlist` (HLS) and `manifest` (DASH), with the `numbers` in them.
 
+mod bit_reader;
 pub mod fmp4;
 pub mod http1;
+pub mod manifest;
 pub mod media_type;
 pub mod mpegts;
 pub mod multipart;
+pub mod numbers;
+pub mod playlist;
+pub mod scte35;
