@@ -1,3 +1,511 @@
-//! Live presentations as views of objects. So far: `marks`, which finds the boundaries in media bytes.
+//! Live presentations as views of objects: what an encoder pushes below a live prefix is listed as
+//! LL-HLS and LL-DASH from the same bytes.
+//!
+//! The path of a byte: `ingest` appends it to an object, then shows it to that upload's [`Feed`], which
+//! knows box and packet boundaries. Complete chunks (CMAF chunks, access units of MPEG-TS) go to a
+//! `Track`, which makes parts and segments of them: places in objects, nothing is copied. Each change
+//! is news; who waits for it asks again, and finds a playlist that was made once, or a view.
+//!
+//! Reading order: `marks` (boundaries in any object), `naming` (which path means what), `view` (what
+//! readers get), `track` (the timeline of one track), `point` (a publishing point: its tracks and its
+//! clock), `feed` (what an upload brings) and `events`, `listing` (playlists) and `dash` (the MPD),
+//! `reload` (who waits for which version), `pushed` (playlists that somebody else made).
 
+mod dash;
+mod events;
+mod feed;
+mod listing;
 pub mod marks;
+mod naming;
+mod point;
+mod pushed;
+mod reload;
+mod track;
+mod view;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+pub use self::feed::Feed;
+use self::naming::Resource;
+pub use self::point::Counts;
+use self::point::Point;
+use self::reload::{Directives, HOLD_TARGET_DURATIONS, ReloadError, Verdict};
+pub use self::view::{About, Gate, Growing, Hold, Next, Slice, Text, View};
+use crate::store::{Millis, NewsWait, Store};
+
+/// How part URLs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parts {
+    /// Each part has a URL of its own: any cache can keep it.
+    Urls,
+    /// Parts are byte ranges of their segment.
+    ByteRanges,
+    /// Segments only.
+    None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListKind {
+    /// The last `window_s` seconds.
+    Window,
+    /// Everything from the start (`EXT-X-PLAYLIST-TYPE:EVENT`), `VOD` after the end.
+    Event,
+}
+
+/// What the operator decides about the presentations below a prefix (`[[live]]`).
+#[derive(Debug, Clone)]
+pub struct LiveRule {
+    /// Without a leading slash, with a trailing one.
+    pub prefix: String,
+    pub part_ms: u64,
+    pub segment_ms: u64,
+    pub window_ms: u64,
+    pub parts: Parts,
+    pub kind: ListKind,
+    pub steering: Option<Steering>,
+}
+
+/// Content steering (RFC 8216bis §7).
+#[derive(Debug, Clone)]
+pub struct Steering {
+    pub ttl_s: u64,
+    /// The pathway of the URLs in the playlist, then those that are clones of it on other hosts.
+    pub pathways: Vec<Pathway>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Pathway {
+    pub id: String,
+    /// The host that takes the place of the playlist's own; `None` for the playlist's own.
+    pub host: Option<String>,
+}
+
+pub struct Options {
+    /// The longest matching prefix counts.
+    pub rules: Vec<LiveRule>,
+    pub clock: fn() -> Millis,
+}
+
+/// All presentations of the origin.
+pub struct Packager {
+    rules: Vec<Arc<LiveRule>>,
+    clock: fn() -> Millis,
+    store: Arc<Store>,
+    points: RwLock<HashMap<Box<str>, Arc<Point>>>,
+    counts: Arc<Counts>,
+}
+
+/// Publishing points that are remembered; a new one beyond that is refused.
+pub const POINTS_MAX: usize = 10_000;
+/// How long a request waits for a presentation that is starting.
+const START_WAIT_MS: u64 = 10_000;
+/// Refusals are kept by caches for so many target durations when they answer a blocking request
+/// (RFC 8216bis appendix B.1).
+const BLOCKING_ERROR_TARGET_DURATIONS: u64 = 4;
+/// What blocking playlists, parts, segments and init segments may be kept.
+const KEEP_TARGET_DURATIONS: u64 = 6;
+
+/// A GET or HEAD as far as the packager cares.
+pub struct Asked<'r> {
+    /// The object name: normalised path without its leading slash.
+    pub name: &'r str,
+    pub query: Option<&'r str>,
+    /// A byte range is asked for.
+    pub has_range: bool,
+    /// So long has the request waited already: 0 when it comes first.
+    pub held_ms: u64,
+}
+
+/// What a name means in a presentation.
+pub enum Found {
+    /// Nothing of ours: an object, or nothing.
+    NotLive,
+    Text {
+        text: Arc<Text>,
+        max_age_s: u64,
+    },
+    /// All bytes are there.
+    View(Box<View>),
+    Growing(Box<Growing>),
+    /// Not yet: wait, then ask again.
+    Hold(Hold),
+    Refused(Refusal),
+}
+
+/// Why something is not to be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub status: u16,
+    pub text: String,
+    /// How long caches may keep the refusal; `None` for not at all.
+    pub max_age_s: Option<u64>,
+}
+
+impl Packager {
+    pub fn new(options: Options, store: Arc<Store>) -> Arc<Packager> {
+        let mut rules: Vec<_> = options.rules.into_iter().map(Arc::new).collect();
+        rules.sort_by_key(|rule| std::cmp::Reverse(rule.prefix.len()));
+        Arc::new(Packager {
+            rules,
+            clock: options.clock,
+            store,
+            points: RwLock::default(),
+            counts: Arc::default(),
+        })
+    }
+
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Publishing points, and tracks of all of them.
+    pub fn gauges(&self) -> (usize, usize) {
+        let points = self.points.read();
+        let tracks = points.values().map(|point| point.state().entries.len()).sum();
+        (points.len(), tracks)
+    }
+
+    /// Does the name lie below a live prefix?
+    pub fn is_live(&self, name: &str) -> bool {
+        self.rule_of(name).is_some()
+    }
+
+    fn rule_of(&self, name: &str) -> Option<&Arc<LiveRule>> {
+        self.rules.iter().find(|rule| name.starts_with(&rule.prefix))
+    }
+
+    /// For an upload that begins: what looks at its bytes. `None` outside the live prefixes.
+    pub fn feed(&self, name: &str) -> Result<Option<Feed>, Refusal> {
+        let Some(rule) = self.rule_of(name) else { return Ok(None) };
+        let Some(place) = naming::place_below(&rule.prefix, name) else { return Ok(None) };
+        let point = self.point(place.point, rule).ok_or_else(|| Refusal {
+            status: 403,
+            text: format!("there are {POINTS_MAX} publishing points already"),
+            max_age_s: None,
+        })?;
+        let key = naming::key_of(place.rest);
+        Ok(Some(Feed::new(point, place.rest, key, place.is_single)))
+    }
+
+    /// The publishing point, made if need be.
+    fn point(&self, name: &str, rule: &Arc<LiveRule>) -> Option<Arc<Point>> {
+        if let Some(point) = self.points.read().get(name) {
+            return Some(point.clone());
+        }
+        let mut points = self.points.write();
+        if points.len() >= POINTS_MAX && !points.contains_key(name) {
+            return None;
+        }
+        let make = || {
+            Point::new(name, rule.clone(), self.store.clone(), self.counts.clone(), self.clock)
+        };
+        Some(points.entry(name.into()).or_insert_with(make).clone())
+    }
+
+    pub fn find(&self, asked: &Asked<'_>) -> Found {
+        let Some(rule) = self.rule_of(asked.name) else { return Found::NotLive };
+        let Some(place) = naming::place_below(&rule.prefix, asked.name) else { return Found::NotLive };
+        let Some(point) = self.points.read().get(place.point).cloned() else { return Found::NotLive };
+        if place.is_single {
+            return Found::NotLive;
+        }
+        if let Some(found) = point.find_pushed(place.rest, asked) {
+            return found;
+        }
+        match naming::resource(place.rest) {
+            // What was pushed under the name counts.
+            Some(_) if self.store.lookup(asked.name).is_some() => Found::NotLive,
+            Some(resource) => point.find(&resource, asked),
+            None => Found::NotLive,
+        }
+    }
+}
+
+impl Refusal {
+    fn new(status: u16, text: impl Into<String>, max_age_s: Option<u64>) -> Refusal {
+        Refusal { status, text: text.into(), max_age_s }
+    }
+
+    fn of_reload(error: ReloadError, target_duration_s: u64) -> Refusal {
+        let keep_s = BLOCKING_ERROR_TARGET_DURATIONS * target_duration_s;
+        Refusal::new(400, error.to_string(), Some(keep_s))
+    }
+
+    fn stalled() -> Refusal {
+        Refusal::new(503, "the encoder sends nothing; try again", None)
+    }
+}
+
+impl Point {
+    fn find(self: &Arc<Self>, resource: &Resource<'_>, asked: &Asked<'_>) -> Found {
+        match *resource {
+            Resource::Steering => match self.steering() {
+                Some(text) => {
+                    let ttl_s = self.rule.steering.as_ref().map_or(1, |steering| steering.ttl_s);
+                    Found::Text { text, max_age_s: ttl_s.max(1) }
+                }
+                None => Found::NotLive,
+            },
+            Resource::Multivariant | Resource::Manifest => self.find_whole(resource, asked),
+            Resource::Playlist { track } => self.find_playlist(track, asked),
+            Resource::Init { track, epoch } => self.find_init(track, epoch),
+            Resource::Segment { track, epoch, msn } => self.find_segment(track, epoch, msn, asked),
+            Resource::Part { track, epoch, msn, part } => {
+                self.find_part(track, (epoch, msn, part), asked)
+            }
+        }
+    }
+
+    /// The multivariant playlist and the MPD: there as soon as the shape is known.
+    fn find_whole(self: &Arc<Self>, resource: &Resource<'_>, asked: &Asked<'_>) -> Found {
+        let seen = self.news.version();
+        let mut state = self.state();
+        let Some(shape) = state.shape else {
+            let is_starting = !state.entries.is_empty();
+            drop(state);
+            return self.wait_for_start(is_starting, seen, asked);
+        };
+        if self.is_stalled(&state) {
+            return Found::Refused(Refusal::stalled());
+        }
+        let is_manifest = matches!(resource, Resource::Manifest);
+        let text = if is_manifest { self.manifest(&mut state) } else { self.multivariant(&mut state) };
+        match text {
+            Some(text) => Found::Text { text, max_age_s: (shape.target_duration_s / 2).max(1) },
+            None => Found::NotLive,
+        }
+    }
+
+    fn wait_for_start(&self, is_starting: bool, seen: u64, asked: &Asked<'_>) -> Found {
+        if !is_starting {
+            return Found::NotLive;
+        }
+        if asked.held_ms >= START_WAIT_MS {
+            return Found::Refused(Refusal::stalled());
+        }
+        let news = NewsWait::new(self.news.clone(), seen);
+        Found::Hold(Hold { news, wait_ms_max: START_WAIT_MS - asked.held_ms })
+    }
+
+    fn find_playlist(self: &Arc<Self>, name: &str, asked: &Asked<'_>) -> Found {
+        let seen_point = self.news.version();
+        let mut state = self.state();
+        let Some(shape) = state.shape else {
+            let is_starting = !state.entries.is_empty();
+            drop(state);
+            return self.wait_for_start(is_starting, seen_point, asked);
+        };
+        let target_s = shape.target_duration_s;
+        let Some(index) = state.index_of(name) else { return Found::NotLive };
+        let directives = match Directives::of(asked.query) {
+            Ok(directives) => directives,
+            Err(error) => return Found::Refused(Refusal::of_reload(error, target_s)),
+        };
+        let entry = &state.entries[index];
+        let track = &entry.track;
+        let (is_ended, seen) = (track.is_ended, entry.news.version());
+        if track.segments.is_empty() {
+            drop(state);
+            return self.wait_for_start(true, seen_point, asked);
+        }
+        // ENDLIST: the directives are ignored (§6.2.5.2).
+        let directives = if is_ended { Directives::default() } else { directives };
+        let parts_of = |msn: u64| {
+            let segment = track.listed().find(|segment| segment.msn == msn)?;
+            Some(segment.parts.len() as u64)
+        };
+        match track.edge().judge(&directives, parts_of) {
+            Err(error) => return Found::Refused(Refusal::of_reload(error, target_s)),
+            Ok(Verdict::Wait) => {
+                let news = entry.news.clone();
+                drop(state);
+                return self.hold(news, seen, target_s, asked);
+            }
+            Ok(Verdict::Now) => {}
+        }
+        if self.is_stalled(&state) {
+            return Found::Refused(Refusal::stalled());
+        }
+        let skip = directives.skip.filter(|_| self.server_control(&shape).can_skip_until_s.is_some());
+        let max_age_s = if directives.is_blocking() {
+            KEEP_TARGET_DURATIONS * target_s
+        } else {
+            (target_s / 2).max(1)
+        };
+        match self.playlist(&mut state, index, skip) {
+            Some(text) => Found::Text { text, max_age_s },
+            None => Found::NotLive,
+        }
+    }
+
+    /// Wait for news of a track, at most for three target durations in all.
+    fn hold(
+        &self,
+        news: Arc<crate::store::News>,
+        seen: u64,
+        target_s: u64,
+        asked: &Asked<'_>,
+    ) -> Found {
+        let wait_ms = HOLD_TARGET_DURATIONS * target_s * 1000;
+        if asked.held_ms >= wait_ms {
+            return Found::Refused(Refusal::stalled());
+        }
+        Found::Hold(Hold { news: NewsWait::new(news, seen), wait_ms_max: wait_ms - asked.held_ms })
+    }
+
+    fn find_init(&self, name: &str, epoch: &str) -> Found {
+        let state = self.state();
+        let (Some(index), Some(shape)) = (state.index_of(name), state.shape) else {
+            return Found::NotLive;
+        };
+        let track = &state.entries[index].track;
+        let announced = track.next_epoch.as_deref() == Some(epoch);
+        let of_segment =
+            track.segments.iter().rev().find(|segment| &*segment.publication.epoch == epoch);
+        let init = match of_segment {
+            Some(segment) => segment.init.clone(),
+            None => track.init.clone().filter(|_| announced),
+        };
+        let Some(init) = init else { return self.not_found(&shape) };
+        Found::View(Box::new(View {
+            about: About {
+                content_type: listing::media_type(&state.entries[index]),
+                etag: format!("\"{:x}\"", init.digest),
+                modified_ms: shape.origin_us.max(0) as u64 / 1000,
+                max_age_s: KEEP_TARGET_DURATIONS * shape.target_duration_s,
+                cmsd: format!("ot=i,sf=h,st={}", if track.is_ended { 'v' } else { 'l' }),
+            },
+            made: init.bytes.clone(),
+            slices: Vec::new(),
+        }))
+    }
+
+    fn find_segment(
+        self: &Arc<Self>,
+        name: &str,
+        epoch: &str,
+        msn: u64,
+        asked: &Asked<'_>,
+    ) -> Found {
+        let state = self.state();
+        let (Some(index), Some(shape)) = (state.index_of(name), state.shape) else {
+            return Found::NotLive;
+        };
+        let entry = &state.entries[index];
+        let track = &entry.track;
+        let Some(segment) = track.segment(epoch, msn) else {
+            let is_next = track.next_part().is_some_and(|next| {
+                &*next.epoch == epoch && next.msn == msn && next.part == 0 && !track.is_ended
+            });
+            if is_next && !self.is_stalled(&state) {
+                let (news, seen) = (entry.news.clone(), entry.news.version());
+                drop(state);
+                return self.hold(news, seen, shape.target_duration_s, asked);
+            }
+            return self.not_found(&shape);
+        };
+        if segment.is_gap {
+            return self.not_found(&shape);
+        }
+        let about = listing::about(entry, segment, None, &shape);
+        if segment.is_complete {
+            let (made, slices) = segment.cut(0, segment.bytes());
+            return Found::View(Box::new(View { about, made, slices }));
+        }
+        // Players of byte ranges must not get what is not whole; those of LL-DASH want every byte.
+        let gate = if asked.has_range { Gate::Parts } else { Gate::Bytes };
+        Found::Growing(Box::new(Growing {
+            about,
+            point: self.clone(),
+            track: index,
+            msn,
+            epoch: segment.publication.epoch.clone(),
+            gate,
+            position: 0,
+            wait: None,
+        }))
+    }
+
+    fn find_part(
+        self: &Arc<Self>,
+        name: &str,
+        (epoch, msn, number): (&str, u64, u64),
+        asked: &Asked<'_>,
+    ) -> Found {
+        let state = self.state();
+        let (Some(index), Some(shape)) = (state.index_of(name), state.shape) else {
+            return Found::NotLive;
+        };
+        let entry = &state.entries[index];
+        let track = &entry.track;
+        let segment = track.segment(epoch, msn);
+        let part = segment.and_then(|segment| segment.parts.get(usize::try_from(number).ok()?));
+        if let (Some(segment), Some(part)) = (segment, part.filter(|part| !part.is_gap)) {
+            let (made, slices) = segment.cut(part.start, part.end);
+            let about = listing::about(entry, segment, Some((number, part)), &shape);
+            return Found::View(Box::new(View { about, made, slices }));
+        }
+        let is_hinted = track.next_part().is_some_and(|next| {
+            (&*next.epoch, next.msn, next.part) == (epoch, msn, number) && !track.is_ended
+        });
+        if is_hinted && track.part_target > 0 && !self.is_stalled(&state) {
+            let (news, seen) = (entry.news.clone(), entry.news.version());
+            drop(state);
+            return self.hold(news, seen, shape.target_duration_s, asked);
+        }
+        self.not_found(&shape)
+    }
+
+    fn not_found(&self, shape: &track::Shape) -> Found {
+        let text = "no such segment or part: it is not announced, abandoned, or gone";
+        Found::Refused(Refusal::new(404, text, Some(shape.target_duration_s)))
+    }
+
+    /// Playlists that another packager pushed keep their promises; everything else about them is the
+    /// object's.
+    fn find_pushed(self: &Arc<Self>, rest: &str, asked: &Asked<'_>) -> Option<Found> {
+        let seen = self.news.version();
+        let mut state = self.state();
+        if !state.pushed.has_any() {
+            return None;
+        }
+        if state.pushed.is_hinted(rest) {
+            let object = self.store.lookup(asked.name);
+            let is_whole = object.is_some_and(|object| object.seal().is_some());
+            drop(state);
+            let news = self.news.clone();
+            return (!is_whole).then(|| self.hold(news, seen, 2, asked));
+        }
+        let list = state.pushed.get(rest)?;
+        let target_s = list.facts.target_duration_s.max(1);
+        let directives = match Directives::of(asked.query) {
+            Ok(directives) => directives,
+            Err(error) => return Some(Found::Refused(Refusal::of_reload(error, target_s))),
+        };
+        let control = &list.facts.server_control;
+        let is_blocking = directives.is_blocking() && control.can_block && !list.facts.ended;
+        let skip = directives.skip.filter(|_| control.can_skip_until_s.is_some());
+        if !is_blocking && skip.is_none() {
+            return None;
+        }
+        if is_blocking {
+            match list.edge().judge(&directives, |msn| list.parts_of(msn)) {
+                Err(error) => return Some(Found::Refused(Refusal::of_reload(error, target_s))),
+                Ok(Verdict::Wait) => {
+                    drop(state);
+                    return Some(self.hold(self.news.clone(), seen, target_s, asked));
+                }
+                Ok(Verdict::Now) => {}
+            }
+        }
+        let text = match skip {
+            Some(skip) => list.delta(skip == reload::Skip::Dateranges),
+            None => list.text.clone(),
+        };
+        let keep_s = if is_blocking { KEEP_TARGET_DURATIONS * target_s } else { target_s / 2 };
+        Some(Found::Text { text, max_age_s: keep_s.max(1) })
+    }
+}

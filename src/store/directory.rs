@@ -399,7 +399,7 @@ impl Store {
         drop(order);
         if trimmed {
             // Only the window of an endless object was kept: with its end the window is over.
-            let _ = self.remove_object(object);
+            let _ = self.remove_version(object);
         }
         self.tell_watchers(&object.name, core);
         Ok(Committed { replaced, folders })
@@ -500,7 +500,7 @@ impl Store {
         if object.is_open() {
             return self.remove_open(&object, core);
         }
-        self.remove_object(&object)
+        self.remove_version(&object)
     }
 
     fn remove_open(&self, object: &Arc<Object>, core: Option<usize>) -> Result<(), RemoveError> {
@@ -519,7 +519,8 @@ impl Store {
         Ok(())
     }
 
-    fn remove_object(&self, object: &Arc<Object>) -> Result<(), RemoveError> {
+    /// Remove this sealed version if it is still what its name leads to.
+    pub fn remove_version(&self, object: &Arc<Object>) -> Result<(), RemoveError> {
         let shard = self.shard(&object.name);
         let _order = shard.commit.lock();
         {
@@ -592,7 +593,7 @@ impl Store {
             .lock()
             .due((self.options.clock)(), self.used_bytes.load(Ordering::Relaxed));
         for object in due {
-            if self.remove_object(&object).is_ok() {
+            if self.remove_version(&object).is_ok() {
                 swept.objects += 1;
                 swept.bytes += object.tail();
             }

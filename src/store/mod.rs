@@ -26,7 +26,7 @@ pub use object::{Life, Mark, MarkKind, Object, ObjectInfo, Seal};
 pub use reader::{Available, Reader};
 pub use recovery::Recovered;
 pub use retention::{RetentionRule, Swept};
-pub use wake_list::{CoreList, Signal};
+pub use wake_list::{CoreList, News, NewsWait, Signal};
 pub use writer::{Sealing, Writer};
 
 /// Milliseconds since the Unix epoch. The store never asks for the time: callers pass it.

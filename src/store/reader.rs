@@ -35,6 +35,8 @@ pub struct Reader {
     core: usize,
     offset: u64,
     limit: u64,
+    /// All of its bytes were accepted: what became of the object since does not matter.
+    is_view: bool,
     /// The reader's place in the wake list, once it has waited.
     waiting: Option<(Arc<CoreList>, Option<usize>)>,
     current: Option<Current>,
@@ -57,7 +59,31 @@ impl Reader {
         limit: u64,
     ) -> Reader {
         assert!(offset <= limit);
-        Reader { object, store: store.clone(), core, offset, limit, waiting: None, current: None }
+        Reader {
+            object,
+            store: store.clone(),
+            core,
+            offset,
+            limit,
+            is_view: false,
+            waiting: None,
+            current: None,
+        }
+    }
+
+    /// A reader of bytes that are there. They stay readable when the upload that brought them is
+    /// torn or replaced, as long as the object is held and was not trimmed.
+    pub fn of_view(
+        store: &Arc<Store>,
+        object: Arc<Object>,
+        core: usize,
+        offset: u64,
+        limit: u64,
+    ) -> Reader {
+        assert!(limit <= object.tail());
+        let mut reader = Reader::new(store, object, core, offset, limit);
+        reader.is_view = true;
+        reader
     }
 
     pub fn object(&self) -> &Arc<Object> {
@@ -76,6 +102,9 @@ impl Reader {
     pub fn available(&self) -> Available {
         if self.offset >= self.limit {
             return Available::End;
+        }
+        if self.is_view {
+            return Available::Bytes(self.limit - self.offset);
         }
         // The state before the tail: an object that is sealed now has its final tail.
         let life = self.object.life();

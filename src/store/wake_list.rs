@@ -9,11 +9,13 @@
 //! looks at who is armed. Both put a full fence between the two steps.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
-use std::task::Waker;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use std::task::{Context, Poll, Waker};
 
 use parking_lot::{Mutex, RwLock};
 use slab::Slab;
+
+use super::directory::Store;
 
 /// Carries a list to the core that owns it, which then calls [`CoreList::fire`].
 pub type Signal = dyn Fn(usize, Arc<CoreList>) + Send + Sync;
@@ -117,6 +119,54 @@ impl WakeList {
             } else if !list.signalled.swap(true, Ordering::SeqCst) {
                 signal(list.core, list.clone());
             }
+        }
+    }
+}
+
+/// Something that changes and is waited for, but is no object: a number that counts the changes, and
+/// who wants to know of the next.
+#[derive(Default)]
+pub struct News {
+    version: AtomicU64,
+    list: WakeList,
+}
+
+impl News {
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+
+    /// There is news: what it is about has been changed already. `from_core` as in a writer.
+    pub fn tell(&self, store: &Store, from_core: Option<usize>) {
+        self.version.fetch_add(1, Ordering::SeqCst);
+        self.list.wake(from_core, &*store.options.signal);
+    }
+}
+
+/// Waits on one core for news after a version that was seen.
+pub struct NewsWait {
+    news: Arc<News>,
+    seen: u64,
+    place: Option<(Arc<CoreList>, Option<usize>)>,
+}
+
+impl NewsWait {
+    /// `seen` is the version from before the state was looked at, so that nothing is missed.
+    pub fn new(news: Arc<News>, seen: u64) -> NewsWait {
+        NewsWait { news, seen, place: None }
+    }
+
+    pub fn poll_news(&mut self, core: usize, context: &mut Context<'_>) -> Poll<()> {
+        let (list, key) = self.place.get_or_insert_with(|| (self.news.list.of_core(core), None));
+        list.arm(key, context.waker());
+        if self.news.version() == self.seen { Poll::Pending } else { Poll::Ready(()) }
+    }
+}
+
+impl Drop for NewsWait {
+    fn drop(&mut self) {
+        if let Some((list, Some(key))) = self.place.take() {
+            list.leave(key);
         }
     }
 }

@@ -96,6 +96,11 @@ impl Writer {
         Ok(())
     }
 
+    /// Nobody needs the bytes before `keep_from` any more: drop the extents that end there.
+    pub fn trim(&mut self, keep_from: u64) {
+        self.store.account_gone(self.object.trim(keep_from.min(self.object.tail())));
+    }
+
     /// Note a boundary at `offset`, which must not lie before an earlier one.
     pub fn mark(&mut self, offset: u64, kind: MarkKind) {
         self.object.add_mark(Mark { offset, kind });
@@ -262,7 +267,8 @@ impl Writer {
         (self.hashed_bytes == self.object.tail()).then(|| self.digest.digest())
     }
 
-    pub(super) fn core(&self) -> Option<usize> {
+    /// The core that it is used on; `None` on a thread that is no core.
+    pub fn core(&self) -> Option<usize> {
         self.core
     }
 }

@@ -1,0 +1,848 @@
+//! A publishing point: the tracks that were pushed to it, and the clock that they share.
+//!
+//! | state | left when |
+//! |---|---|
+//! | learning | the lead track has its first whole segment (`learn`): TARGETDURATION, PART-TARGET and hold-back are fixed, what came before is placed |
+//! | running | for good; single tracks end and begin again |
+//!
+//! One lock guards it all, held for microseconds: feeds move the timelines, requests read them. What is
+//! made of the state (texts) is made under the lock, once for each version.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+
+use super::naming::{Key, base36, key_of};
+use super::pushed::PushedLists;
+use super::track::{
+    Chunk, ChunkHead, InitSegment, Kind, Micros, PENDING_MAX, Publication, Repair, Segment, Shape,
+    Track,
+};
+use super::view::{Gate, Growing, Next, Slice, Text};
+use super::{LiveRule, Parts, Refusal};
+use crate::store::{Millis, News, Object, Store};
+use crate::wire::manifest::{PushedMpd, pushed_tracks};
+use crate::wire::playlist::DateRange;
+
+/// Tracks of one publishing point.
+pub(super) const TRACKS_MAX: usize = 64;
+/// Without news for so long a live playlist is not answered any more (RFC 8216bis §6.2.5.2).
+const STALE_TARGET_DURATIONS: u64 = 3;
+/// Date ranges kept, the newest.
+const DATERANGES_MAX: usize = 256;
+/// Clocks that differ by more belong to different runs of an encoder.
+const SAME_CLOCK_US: Micros = 10_000_000;
+/// Media time this close to wall time is wall time: epoch-locked (DASH-IF ingest, "dualsync").
+const LOCKED_US: Micros = 3_600_000_000;
+
+/// What is known of a track's media besides its timeline.
+#[derive(Debug, Clone, Default)]
+pub(super) struct TrackInfo {
+    pub(super) is_ts: bool,
+    /// RFC 6381.
+    pub(super) codecs: Vec<String>,
+    pub(super) width: u32,
+    pub(super) height: u32,
+    pub(super) frame_rate: Option<f64>,
+    pub(super) channels: u32,
+    pub(super) sample_rate: u32,
+    pub(super) language: Option<String>,
+    /// From the pushed MPD.
+    pub(super) roles: Vec<String>,
+}
+
+/// A version of each kind of a track's playlist.
+#[derive(Default)]
+pub(super) struct Texts {
+    pub(super) whole: Option<(u64, Arc<Text>)>,
+    pub(super) delta: Option<(u64, Arc<Text>)>,
+    pub(super) delta_v2: Option<(u64, Arc<Text>)>,
+}
+
+pub(super) struct Entry {
+    pub(super) track: Track,
+    pub(super) info: TrackInfo,
+    pub(super) news: Arc<News>,
+    pub(super) texts: Texts,
+    /// Of the names that it is pushed under.
+    key: String,
+    /// The highest bit rate of a segment so far, in bit/s.
+    pub(super) peak_bps: u64,
+    /// The arriving chunk was prepared for already.
+    is_prepared: bool,
+}
+
+/// Init segments as `feed` keeps them.
+pub(super) type Fmp4Init = Arc<crate::wire::fmp4::Init>;
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) entries: Vec<Entry>,
+    /// By the key of the pushed names.
+    sources: HashMap<String, Pending>,
+    pub(super) shape: Option<Shape>,
+    pub(super) last_news_ms: Millis,
+    /// Counts changes that the multivariant playlist and the MPD show.
+    pub(super) version: u64,
+    pub(super) multivariant: Option<(u64, Arc<Text>)>,
+    pub(super) manifest: Option<(u64, Arc<Text>)>,
+    pub(super) dateranges: Vec<DateRange>,
+    /// Those that left the window, with the time.
+    pub(super) removed_dateranges: Vec<(Millis, String)>,
+    pub(super) pushed: PushedLists,
+    runs: u64,
+    /// Uploads that may still show themselves to be an init segment.
+    unknown: usize,
+    /// Language and roles by the key of a track's names, from a pushed MPD.
+    labels: HashMap<String, (Option<String>, Vec<String>)>,
+}
+
+/// An init segment, and its tracks once the first chunk has shown how they are packed.
+#[derive(Clone)]
+pub(super) struct Pending {
+    pub(super) init: Fmp4Init,
+    pub(super) bytes: Bytes,
+    pub(super) tracks: Option<Vec<(u32, usize)>>,
+}
+
+/// Counts of all publishing points together.
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub restarts: AtomicU64,
+    pub gaps: AtomicU64,
+    pub repetitions: AtomicU64,
+    pub long_chunks: AtomicU64,
+    pub forced_cuts: AtomicU64,
+    pub short_parts: AtomicU64,
+    pub refused: AtomicU64,
+    pub renders: AtomicU64,
+    pub ts_faults: AtomicU64,
+}
+
+impl Counts {
+    /// Name and value of each, for the metrics page.
+    pub fn all(&self) -> [(&'static str, u64); 9] {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        [
+            ("restart", of(&self.restarts)),
+            ("gap", of(&self.gaps)),
+            ("repetition", of(&self.repetitions)),
+            ("long_chunk", of(&self.long_chunks)),
+            ("forced_cut", of(&self.forced_cuts)),
+            ("short_part", of(&self.short_parts)),
+            ("refused", of(&self.refused)),
+            ("rendered", of(&self.renders)),
+            ("ts_fault", of(&self.ts_faults)),
+        ]
+    }
+
+    fn of(&self, repair: Repair) -> &AtomicU64 {
+        match repair {
+            Repair::Restart => &self.restarts,
+            Repair::Gap => &self.gaps,
+            Repair::Repetition => &self.repetitions,
+            Repair::LongChunk => &self.long_chunks,
+            Repair::ForcedCut => &self.forced_cuts,
+            Repair::ShortPart => &self.short_parts,
+        }
+    }
+}
+
+pub(super) struct Point {
+    /// With the prefix: `live/cam`.
+    pub(super) name: String,
+    pub(super) rule: Arc<LiveRule>,
+    pub(super) store: Arc<Store>,
+    pub(super) counts: Arc<Counts>,
+    clock: fn() -> Millis,
+    /// Told when tracks appear, when the shape is known, and of pushed playlists.
+    pub(super) news: Arc<News>,
+    state: Mutex<State>,
+}
+
+/// Why an upload's bytes stop coming.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    /// A segment is complete; the next comes in another object.
+    Segment,
+    /// The encoder said that this is the end.
+    Stream,
+    /// The connection was lost.
+    Torn,
+}
+
+/// What changed, to be told when the lock is released.
+#[derive(Default)]
+struct Changes {
+    news: Vec<Arc<News>>,
+    gone: Vec<Arc<Object>>,
+}
+
+impl Point {
+    pub(super) fn new(
+        name: &str,
+        rule: Arc<LiveRule>,
+        store: Arc<Store>,
+        counts: Arc<Counts>,
+        clock: fn() -> Millis,
+    ) -> Arc<Point> {
+        Arc::new(Point {
+            name: name.to_owned(),
+            rule,
+            store,
+            counts,
+            clock,
+            news: Arc::default(),
+            state: Mutex::default(),
+        })
+    }
+
+    pub(super) fn now_ms(&self) -> Millis {
+        (self.clock)()
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    pub(super) fn news_of(&self, track: usize) -> Arc<News> {
+        let state = self.state.lock();
+        state.entries.get(track).map_or_else(|| self.news.clone(), |entry| entry.news.clone())
+    }
+
+    /// The init segment that came with this key, or without any.
+    pub(super) fn source(&self, key: &Key) -> Option<Pending> {
+        let state = self.state.lock();
+        state.sources.get(&key.track).or_else(|| state.sources.get("")).cloned()
+    }
+
+    pub(super) fn add_source(&self, key: &Key, init: Fmp4Init, bytes: Bytes) -> bool {
+        let mut state = self.state.lock();
+        if state.sources.len() >= TRACKS_MAX && !state.sources.contains_key(&key.track) {
+            return false;
+        }
+        let known = state.sources.get(&key.track);
+        let same = known.filter(|old| old.bytes == bytes).and_then(|old| old.tracks.clone());
+        state.sources.insert(key.track.clone(), Pending { init, bytes, tracks: same });
+        true
+    }
+
+    pub(super) fn bind_source(&self, key: &Key, tracks: Vec<(u32, usize)>) {
+        let mut state = self.state.lock();
+        let name = if state.sources.contains_key(&key.track) { &*key.track } else { "" };
+        if let Some(source) = state.sources.get_mut(name) {
+            source.tracks = Some(tracks);
+        }
+    }
+
+    /// The track of this name, made if need be. `None` if there are too many. A track of the same name
+    /// that was pushed under other names is another: this one gets a number.
+    pub(super) fn track(
+        &self,
+        name: &str,
+        key: &Key,
+        kind: Kind,
+        timescale: u64,
+        info: TrackInfo,
+        init: Option<Arc<InitSegment>>,
+    ) -> Option<usize> {
+        let mut state = self.state.lock();
+        let mut changes = Changes::default();
+        state.version += 1;
+        let name = state.free_name(name, &key.track);
+        let found = state.entries.iter().position(|entry| entry.track.name == name);
+        let index = found.unwrap_or(state.entries.len());
+        if index >= TRACKS_MAX {
+            return None;
+        }
+        if found.is_none() {
+            state.entries.push(Entry {
+                key: key.track.clone(),
+                track: Track::new(name, kind, timescale),
+                info: TrackInfo::default(),
+                news: Arc::default(),
+                texts: Texts::default(),
+                peak_bps: 0,
+                is_prepared: false,
+            });
+        }
+        let (labelled, roles) = state.labels.get(&key.track).cloned().unwrap_or_default();
+        let entry = &mut state.entries[index];
+        let language = info.language.clone().or(labelled);
+        entry.info = TrackInfo { roles, language, ..info };
+        let track = &mut entry.track;
+        if track.timescale != timescale.max(1) || track.kind != kind {
+            track.change_clock(kind, timescale.max(1), self.now_ms());
+        }
+        if let Some(init) = init
+            && track.set_init(init.clone())
+        {
+            let stem = base36(self.now_ms());
+            let is_locked = track.publication.as_ref().is_some_and(|p| p.zero_us == 0);
+            let epoch = if is_locked { locked_epoch(init.digest) } else { stem };
+            track.next_epoch = Some(epoch.into());
+            changes.news.push(entry.news.clone());
+        }
+        drop(state);
+        self.tell(changes, None);
+        Some(index)
+    }
+
+    /// What the media itself tells later: codecs of a transport stream, the frame rate.
+    pub(super) fn update_info(&self, index: usize, update: impl FnOnce(&mut TrackInfo)) {
+        let mut state = self.state.lock();
+        state.version += 1;
+        if let Some(entry) = state.entries.get_mut(index) {
+            update(&mut entry.info);
+        }
+    }
+
+    /// A chunk begins to arrive.
+    pub(super) fn starts(
+        &self,
+        index: usize,
+        head: ChunkHead,
+        core: Option<usize>,
+    ) -> Result<(), Refusal> {
+        let mut state = self.state.lock();
+        let now_ms = self.now_ms();
+        let shape = state.shape;
+        let Some(entry) = state.entries.get_mut(index) else { return Ok(()) };
+        let limit_us = shape.map_or(Micros::MAX, |shape| {
+            shape.target_duration_s as Micros * 1_000_000 + super::track::ROUNDING_US
+        });
+        if entry.track.to_us(head.duration) > limit_us {
+            self.counts.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(Refusal {
+                status: 400,
+                text: format!(
+                    "a fragment of {:.3} s is longer than the target duration of this stream, {} s: \
+                     send shorter fragments",
+                    entry.track.to_us(head.duration) as f64 / 1e6,
+                    limit_us / 1_000_000
+                ),
+                max_age_s: None,
+            });
+        }
+        entry.is_prepared = false;
+        entry.track.arriving = Some((head.clone(), None));
+        let mut changes = Changes::default();
+        if let Some(shape) = shape.filter(|_| state.entries[index].is_shaped(&self.rule)) {
+            self.prepare(&mut state, index, &head, &shape, now_ms);
+            if let Some(entry) = state.entries.get_mut(index) {
+                entry.is_prepared = true;
+                changes.news.push(entry.news.clone());
+            }
+        }
+        drop(state);
+        self.tell(changes, core);
+        Ok(())
+    }
+
+    /// Where the arriving chunk will end.
+    pub(super) fn extends_to(&self, index: usize, end: u64, core: Option<usize>) {
+        let mut state = self.state.lock();
+        let Some(entry) = state.entries.get_mut(index) else { return };
+        if let Some((_, extent)) = &mut entry.track.arriving {
+            *extent = Some(end);
+        }
+        let news = entry.news.clone();
+        drop(state);
+        news.tell(&self.store, core);
+    }
+
+    /// The arriving chunk is complete.
+    pub(super) fn ends(&self, index: usize, end: u64, core: Option<usize>) {
+        let mut state = self.state.lock();
+        let now_ms = self.now_ms();
+        let mut changes = Changes::default();
+        let shape = state.shape;
+        let Some(entry) = state.entries.get_mut(index) else { return };
+        let Some((head, _)) = entry.track.arriving.take() else { return };
+        let chunk = Chunk { head, end };
+        match shape {
+            Some(shape) if entry.is_shaped(&self.rule) => {
+                if !entry.is_prepared {
+                    self.prepare(&mut state, index, &chunk.head, &shape, now_ms);
+                }
+                self.add(&mut state, index, &chunk, &shape, now_ms, &mut changes);
+            }
+            Some(shape) => {
+                entry.track.pending.push(chunk);
+                self.shape_late_track(&mut state, index, &shape, now_ms, &mut changes);
+            }
+            None => {
+                if entry.track.pending.len() < PENDING_MAX {
+                    entry.track.pending.push(chunk);
+                }
+                self.learn(&mut state, None, now_ms, &mut changes);
+            }
+        }
+        drop(state);
+        self.tell(changes, core);
+    }
+
+    /// No more bytes of this object come.
+    pub(super) fn over(&self, index: usize, over: Over, core: Option<usize>) {
+        let mut state = self.state.lock();
+        let now_ms = self.now_ms();
+        let mut changes = Changes::default();
+        if over == Over::Stream && state.shape.is_none() {
+            self.learn(&mut state, Some(index), now_ms, &mut changes);
+        }
+        state.version += 1;
+        state.last_news_ms = now_ms;
+        if let Some(entry) = state.entries.get_mut(index) {
+            entry.track.arriving = None;
+            let is_short = entry.track.open_segment().is_some_and(|open| open.is_short());
+            if over != Over::Segment || !is_short {
+                entry.track.complete_segment(now_ms);
+                entry.note_rate();
+            }
+            entry.track.is_ended = over == Over::Stream && entry.track.publication.is_some();
+            changes.news.push(entry.news.clone());
+            changes.news.push(self.news.clone());
+        }
+        drop(state);
+        self.tell(changes, core);
+    }
+
+    pub(super) fn is_visual(&self, index: usize) -> bool {
+        self.state.lock().entries.get(index).is_some_and(|entry| entry.track.kind.is_visual())
+    }
+
+    pub(super) fn note_ts_fault(&self) {
+        self.counts.ts_faults.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An upload's bytes begin or end to come: who waits for a hinted object looks again.
+    pub(super) fn object_begins(&self, core: Option<usize>) {
+        if self.state.lock().pushed.has_any() {
+            self.news.tell(&self.store, core);
+        }
+    }
+
+    /// Count an upload among those whose content is not known, or no longer.
+    pub(super) fn count_unknown(&self, counts: bool, begins: bool) {
+        let mut state = self.state.lock();
+        match (counts, begins) {
+            (true, true) => state.unknown += 1,
+            (true, false) => state.unknown = state.unknown.saturating_sub(1),
+            (false, _) => {}
+        }
+    }
+
+    /// Another upload may bring the init segment yet, or another packager lists what comes.
+    pub(super) fn may_learn_init(&self) -> bool {
+        let state = self.state.lock();
+        state.unknown > 0 || state.pushed.has_any()
+    }
+
+    /// A playlist or an MPD of another packager was sealed.
+    pub(super) fn take_list(&self, rest: &str, text: &[u8], core: Option<usize>) {
+        let Ok(text) = std::str::from_utf8(text) else { return };
+        let now_ms = self.now_ms();
+        let mut ended = Vec::new();
+        {
+            let mut state = self.state.lock();
+            if rest.ends_with(".m3u8") {
+                if let Err(error) = state.pushed.take(rest, text, now_ms) {
+                    tracing::debug!(point = %self.name, rest, %error, "a pushed playlist is not read");
+                }
+            } else {
+                match pushed_tracks(text) {
+                    Ok(mpd) => ended = state.take_mpd(&mpd),
+                    Err(error) => {
+                        tracing::debug!(point = %self.name, rest, %error, "a pushed MPD is not read");
+                    }
+                }
+            }
+        }
+        for index in ended {
+            self.over(index, Over::Stream, core);
+        }
+        self.news.tell(&self.store, core);
+    }
+
+    /// The shape is known, something was sent, and nothing has come for so long that what is listed is
+    /// stale: players and caches do better to look elsewhere.
+    pub(super) fn is_stalled(&self, state: &State) -> bool {
+        let Some(shape) = &state.shape else { return false };
+        let is_live = state.entries.iter().any(|entry| !entry.track.is_ended);
+        let silent_ms = self.now_ms().saturating_sub(state.last_news_ms);
+        is_live && silent_ms > STALE_TARGET_DURATIONS * shape.target_duration_s * 1000
+    }
+
+    pub(super) fn add_daterange(&self, index: usize, time_us: Micros, mut range: DateRange) {
+        let mut state = self.state.lock();
+        let Some(entry) = state.entries.get(index) else { return };
+        let zero = entry.track.publication.as_ref().map_or(0, |publication| publication.zero_us);
+        range.start_ms = (zero + time_us) / 1000;
+        range.changed_ms = self.now_ms() as i64;
+        if state.dateranges.iter().any(|known| known.id == range.id) {
+            return;
+        }
+        if state.dateranges.len() >= DATERANGES_MAX {
+            state.dateranges.remove(0);
+        }
+        state.dateranges.push(range);
+        state.version += 1;
+    }
+
+    /// The first byte of `object` that somebody may still ask for.
+    pub(super) fn first_byte_of(&self, object: &Arc<Object>) -> Option<u64> {
+        let state = self.state.lock();
+        if state.shape.is_none() {
+            return None;
+        }
+        let first = |entry: &Entry| {
+            if !entry.track.pending.is_empty() {
+                return Some(0);
+            }
+            entry.track.first_byte_of(object)
+        };
+        state.entries.iter().filter_map(first).min()
+    }
+
+    /// The version of the track that was looked at, and what comes next of its segment in progress.
+    pub(super) fn next_of(&self, growing: &mut Growing) -> (u64, Option<Next>) {
+        let state = self.state.lock();
+        let Some(entry) = state.entries.get(growing.track) else { return (0, Some(Next::Torn)) };
+        let seen = entry.news.version();
+        let Some(segment) = entry.track.segment(&growing.epoch, growing.msn) else {
+            return (seen, Some(Next::Torn));
+        };
+        (seen, next_bytes(&entry.track, segment, growing))
+    }
+
+    fn tell(&self, changes: Changes, core: Option<usize>) {
+        for news in changes.news {
+            news.tell(&self.store, core);
+        }
+        for object in changes.gone {
+            // Somebody else may have removed or replaced it already.
+            let _ = self.store.remove_version(&object);
+        }
+    }
+
+    /// Decide whether a chunk continues its publication, and close what ends before it.
+    fn prepare(
+        &self,
+        state: &mut State,
+        index: usize,
+        head: &ChunkHead,
+        shape: &Shape,
+        now_ms: Millis,
+    ) {
+        if state.entries[index].track.is_restart(head) {
+            let publication = publication_for(state, index, head, now_ms);
+            state.entries[index].track.begin_publication(publication, now_ms);
+            state.version += 1;
+        }
+        let entry = &mut state.entries[index];
+        if entry.track.is_repetition(head) {
+            entry.track.arriving = None;
+            entry.track.repairs.push(Repair::Repetition);
+            return;
+        }
+        let complete_before = entry.complete_count();
+        entry.track.prepare(head, shape, now_ms);
+        if entry.complete_count() != complete_before {
+            entry.note_rate();
+            entry.track.judge_rhythm(shape);
+            state.version += 1;
+        }
+        state.last_news_ms = now_ms;
+    }
+
+    fn add(
+        &self,
+        state: &mut State,
+        index: usize,
+        chunk: &Chunk,
+        shape: &Shape,
+        now_ms: Millis,
+        changes: &mut Changes,
+    ) {
+        let (window_us, is_pushed) = (self.window_us(), state.pushed.has_any());
+        let entry = &mut state.entries[index];
+        if !entry.track.is_repetition(&chunk.head) {
+            let complete_before = entry.complete_count();
+            entry.track.add(chunk, shape, now_ms);
+            if entry.complete_count() != complete_before {
+                entry.note_rate();
+                entry.track.judge_rhythm(shape);
+                state.version += 1;
+            }
+        }
+        let keep_ms = (shape.target_duration_s * 4) * 1000;
+        let gone = entry.track.expire(window_us, keep_ms, now_ms);
+        // Who pushes playlists deletes what they no longer list.
+        if !is_pushed {
+            changes.gone.extend(gone.into_iter().filter(|object| object.seal().is_some()));
+        }
+        for repair in entry.track.repairs.drain(..) {
+            self.counts.of(repair).fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(point = %self.name, track = %entry.track.name, ?repair, "repaired");
+        }
+        changes.news.push(entry.news.clone());
+        state.last_news_ms = now_ms;
+    }
+
+    fn window_us(&self) -> Micros {
+        match self.rule.kind {
+            super::ListKind::Window => self.rule.window_ms as Micros * 1000,
+            super::ListKind::Event => Micros::MAX,
+        }
+    }
+
+    /// Fix the shape as soon as the lead track shows its rhythm, or has ended.
+    fn learn(
+        &self,
+        state: &mut State,
+        ended: Option<usize>,
+        now_ms: Millis,
+        changes: &mut Changes,
+    ) {
+        let lead = state.entries.iter().position(|entry| entry.track.kind.is_visual());
+        let lead = lead.or_else(|| state.entries.iter().position(|e| !e.track.pending.is_empty()));
+        let Some(lead) = lead else { return };
+        let aim_us = self.rule.segment_ms as Micros * 1000;
+        let track = &state.entries[lead].track;
+        let natural = natural_segment_us(track, aim_us);
+        let natural = natural.or_else(|| ended.and(pending_us(track)));
+        let Some(segment_us) = natural else { return };
+        let first = &track.pending[0].head;
+        let zero_us = zero_of(track, first);
+        let origin_us = zero_us + track.to_us(first.time);
+        let part_aim_us = self.rule.part_ms as Micros * 1000;
+        let part_us_max = if self.rule.parts == Parts::None {
+            0
+        } else {
+            let natural = |entry: &Entry| {
+                entry.track.to_us(entry.track.natural_part_target(part_aim_us))
+            };
+            // Rounded up: a target must not fall below its parts.
+            state.entries.iter().map(natural).max().unwrap_or(0) + 1
+        };
+        let shape = Shape {
+            segment_us,
+            target_duration_s: ((segment_us + 990_000) / 1_000_000).max(1) as u64,
+            origin_us,
+            origin_msn: ((origin_us + 1000).max(0) / segment_us.max(1)) as u64,
+            part_us_max,
+            part_us: part_aim_us,
+        };
+        state.shape = Some(shape);
+        for index in 0..state.entries.len() {
+            if state.entries[index].track.pending.is_empty() {
+                continue;
+            }
+            let target = state.entries[index].track.natural_part_target(part_aim_us);
+            self.place_pending(state, index, target, &shape, now_ms, changes);
+        }
+        changes.news.push(self.news.clone());
+    }
+
+    /// A track that came after the shape was fixed takes the PART-TARGET of the others, if its chunks
+    /// allow it.
+    fn shape_late_track(
+        &self,
+        state: &mut State,
+        index: usize,
+        shape: &Shape,
+        now_ms: Millis,
+        changes: &mut Changes,
+    ) {
+        let track = &state.entries[index].track;
+        let most = track.to_ticks(shape.part_us_max);
+        let has_enough = track.kind == Kind::Text || track.pending.len() >= 4;
+        if has_enough || pending_us(track).is_some_and(|us| us >= shape.segment_us) {
+            let target = track.natural_part_target(shape.part_us).clamp(1, most.max(1));
+            let target = if track.kind == Kind::Text { most.max(1) } else { target };
+            self.place_pending(state, index, target, shape, now_ms, changes);
+            state.version += 1;
+            changes.news.push(self.news.clone());
+        }
+    }
+
+    fn place_pending(
+        &self,
+        state: &mut State,
+        index: usize,
+        part_target: u64,
+        shape: &Shape,
+        now_ms: Millis,
+        changes: &mut Changes,
+    ) {
+        let track = &mut state.entries[index].track;
+        track.part_target = if self.rule.parts == Parts::None { 0 } else { part_target.max(1) };
+        for chunk in std::mem::take(&mut track.pending) {
+            self.prepare(state, index, &chunk.head, shape, now_ms);
+            self.add(state, index, &chunk, shape, now_ms, changes);
+        }
+        state.entries[index].is_prepared = false;
+    }
+}
+
+impl State {
+    /// Labels of the tracks; the tracks that have ended, if the MPD says so.
+    fn take_mpd(&mut self, mpd: &PushedMpd) -> Vec<usize> {
+        self.pushed.note_manifest();
+        for track in mpd.tracks.iter().take(TRACKS_MAX) {
+            let Some(name) = track.initialization.as_ref().or(track.media.as_ref()) else { continue };
+            let key = key_of(&name.replace("$Number$", "1").replace("$Time$", "1"));
+            let labels = (track.language.clone(), track.roles.clone());
+            let entries = self.entries.iter_mut().filter(|entry| entry.key == key.track);
+            for entry in entries {
+                entry.info.language.clone_from(&labels.0);
+                entry.info.roles.clone_from(&labels.1);
+            }
+            if self.labels.len() < TRACKS_MAX || self.labels.contains_key(&key.track) {
+                self.labels.insert(key.track, labels);
+            }
+        }
+        self.version += 1;
+        if mpd.is_static { (0..self.entries.len()).collect() } else { Vec::new() }
+    }
+
+    pub(super) fn index_of(&self, name: &str) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.track.name == name)
+    }
+
+    fn free_name(&self, name: &str, key: &str) -> String {
+        let is_free = |name: &str| {
+            self.index_of(name).is_none_or(|index| self.entries[index].key == key)
+        };
+        let numbered = (2..=TRACKS_MAX).map(|number| format!("{name}-{number}"));
+        let mut names = std::iter::once(name.to_owned()).chain(numbered);
+        names.find(|name| is_free(name)).unwrap_or_else(|| name.to_owned())
+    }
+}
+
+impl Entry {
+    /// Its chunks are placed as they come.
+    fn is_shaped(&self, rule: &LiveRule) -> bool {
+        self.track.part_target > 0 || (rule.parts == Parts::None && self.track.publication.is_some())
+    }
+
+    fn complete_count(&self) -> u64 {
+        self.track.open_msn()
+    }
+
+    /// A segment became complete: its bit rate counts.
+    fn note_rate(&mut self) {
+        let complete = self.track.segments.iter().rev().filter(|segment| segment.is_complete);
+        for segment in complete.take(2).filter(|segment| !segment.is_gap) {
+            let us = segment.duration_us().max(1) as u128;
+            let bps = u128::from(segment.bytes()) * 8 * 1_000_000 / us;
+            self.peak_bps = self.peak_bps.max(u64::try_from(bps).unwrap_or(u64::MAX));
+        }
+    }
+}
+
+/// The duration of all that is pending.
+fn pending_us(track: &Track) -> Option<Micros> {
+    let (first, last) = (track.pending.first()?, track.pending.last()?);
+    let end = last.head.time.saturating_add(last.head.duration);
+    Some(track.to_us(end.saturating_sub(first.head.time))).filter(|us| *us > 0)
+}
+
+/// How long the first segment of the lead track is, if that can be said yet.
+fn natural_segment_us(track: &Track, aim_us: Micros) -> Option<Micros> {
+    let first = &track.pending.first()?.head;
+    let since = |head: &ChunkHead| track.to_us(head.time.saturating_sub(first.time));
+    let is_next = |chunk: &&Chunk| {
+        let head = &chunk.head;
+        let may_begin = head.starts_sync || !track.kind.is_visual();
+        let in_rhythm = track.kind.is_visual() && since(head) >= aim_us - 20_000;
+        may_begin && (in_rhythm || head.starts_object && since(head) >= 300_000)
+    };
+    if let Some(next) = track.pending.iter().skip(1).find(is_next) {
+        return Some(since(&next.head));
+    }
+    // No key frame far and wide, or no pictures: the aim itself.
+    let patience = if track.kind.is_visual() { 3 } else { 2 };
+    let is_enough = pending_us(track).is_some_and(|us| us >= aim_us * patience);
+    (is_enough || track.pending.len() >= PENDING_MAX).then_some(aim_us)
+}
+
+/// Wall time of media time 0, as the first chunk of a publication shows it.
+fn zero_of(track: &Track, head: &ChunkHead) -> Micros {
+    let time_us = track.to_us(head.time);
+    if (time_us - head.arrived_us).abs() < LOCKED_US {
+        return 0;
+    }
+    head.zero_us.unwrap_or(head.arrived_us - time_us - track.to_us(head.duration))
+}
+
+/// The publication that a chunk begins: the one that another track has begun since, if the clocks
+/// agree, or a new one.
+fn publication_for(
+    state: &mut State,
+    index: usize,
+    head: &ChunkHead,
+    now_ms: Millis,
+) -> Arc<Publication> {
+    let track = &state.entries[index].track;
+    let zero_us = zero_of(track, head);
+    let own_run = track.publication.as_ref().map_or(0, |publication| publication.run);
+    let init_digest = track.init.as_ref().map_or(0, |init| init.digest);
+    let others = state.entries.iter().filter_map(|entry| entry.track.publication.as_ref());
+    let joined = others
+        .filter(|other| other.run > own_run && (other.zero_us - zero_us).abs() < SAME_CLOCK_US)
+        .max_by_key(|other| other.run)
+        .cloned();
+    let (run, zero_us, stem) = match joined {
+        Some(other) => (other.run, other.zero_us, other.stem.clone()),
+        None => {
+            state.runs += 1;
+            let announced = state.entries[index].track.next_epoch.take();
+            let stem = announced.filter(|_| zero_us != 0);
+            (state.runs, zero_us, stem.unwrap_or_else(|| base36(now_ms).into()))
+        }
+    };
+    // The names of an epoch-locked push are the same on every origin that receives it.
+    let is_locked = zero_us == 0;
+    let epoch = if is_locked { locked_epoch(init_digest).into() } else { Arc::clone(&stem) };
+    Arc::new(Publication { run, epoch, stem, zero_us })
+}
+
+/// The names of an epoch-locked publication follow from what is pushed alone.
+fn locked_epoch(init_digest: u64) -> String {
+    format!("e{}", base36(init_digest >> 24))
+}
+
+/// What a reader of the segment in progress can have now.
+fn next_bytes(track: &Track, segment: &Segment, growing: &mut Growing) -> Option<Next> {
+    let there = match growing.gate {
+        Gate::Bytes => segment.bytes(),
+        Gate::Parts if segment.is_complete => segment.bytes(),
+        Gate::Parts => segment.parts.last().map_or(0, |part| part.end),
+    };
+    if growing.position < there {
+        let (made, slices) = segment.cut(growing.position, there);
+        if !made.is_empty() {
+            growing.position += made.len() as u64;
+            return Some(Next::Made(made));
+        }
+        let first: Slice = slices.into_iter().next()?;
+        growing.position += first.bytes();
+        return Some(Next::Slice(first));
+    }
+    if segment.is_complete {
+        // Bytes of a chunk that never became complete may have been sent.
+        return Some(if growing.position == there { Next::End } else { Next::Torn });
+    }
+    let (head, end) = track.arriving.as_ref()?;
+    let is_of_this = track.open_msn() == segment.msn && growing.position == there;
+    if growing.gate != Gate::Bytes || !is_of_this {
+        return None;
+    }
+    let slice = Slice { object: head.object.clone(), start: head.start, end: (*end)? };
+    growing.position += slice.bytes();
+    Some(Next::Arriving(slice))
+}

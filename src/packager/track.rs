@@ -1,0 +1,708 @@
+//! The timeline of one track: complete chunks in, segments and parts out, as places in objects.
+//!
+//! No lock, no clock, no I/O: `point` owns it and says what time it is.
+//!
+//! | a chunk | becomes |
+//! |---|---|
+//! | before the shape is known | pending: replayed when it is |
+//! | at its expected time | part of the segment in progress, or the first of the next (`prepare`) |
+//! | later than expected | what is missing is listed as GAP |
+//! | much later, or earlier | the first of a new publication: DISCONTINUITY |
+//! | earlier, but known already | nothing: a repetition (DASH-IF ingest allows it) |
+//! | longer than PART-TARGET | a segment of its own, without parts |
+//!
+//! A segment ends at the first sync sample after its target duration (tracks without pictures: at the
+//! lead track's rhythm), where its object ends, and at the latest before it would be longer than
+//! TARGETDURATION allows.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::view::Slice;
+use crate::store::{Millis, Object};
+
+/// Microseconds; of media, of wall time since 1970.
+pub(super) type Micros = i64;
+
+/// Clocks of two tracks, and of a chunk and its successor, may differ so much and still agree.
+const TOLERANCE_US: Micros = 20_000;
+/// A longer hole is a new publication.
+const GAP_US_MAX: Micros = 60_000_000;
+/// An object that lasts this long is a segment of its own.
+const OBJECT_SEGMENT_US_MIN: Micros = 300_000;
+/// Chunks kept until the shape is known; more and the shape is decided without them.
+pub(super) const PENDING_MAX: usize = 4096;
+/// EXTINF is rounded to whole seconds and must then not exceed TARGETDURATION (RFC 8216bis §4.4.3.1).
+pub(super) const ROUNDING_US: Micros = 490_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Video,
+    Audio,
+    Text,
+    /// Pictures and sound in the same chunks.
+    Muxed,
+}
+
+impl Kind {
+    /// It has pictures: segments begin at its sync samples.
+    pub(super) fn is_visual(self) -> bool {
+        matches!(self, Kind::Video | Kind::Muxed)
+    }
+}
+
+/// One run of an encoder: one clock, one line of names.
+#[derive(Debug)]
+pub(super) struct Publication {
+    /// Runs of a publishing point's encoders are counted.
+    pub(super) run: u64,
+    /// In the names of this track's segments.
+    pub(super) epoch: Arc<str>,
+    /// The epoch of all tracks that were not epoch-locked.
+    pub(super) stem: Arc<str>,
+    /// Wall time of media time 0.
+    pub(super) zero_us: Micros,
+}
+
+/// What a decoder needs first.
+#[derive(Debug)]
+pub(super) struct InitSegment {
+    pub(super) bytes: Bytes,
+    /// Of the bytes.
+    pub(super) digest: u64,
+}
+
+/// A complete chunk.
+#[derive(Clone)]
+pub(super) struct Chunk {
+    pub(super) head: ChunkHead,
+    pub(super) end: u64,
+}
+
+/// What is known of a chunk when its moof has come.
+#[derive(Clone)]
+pub(super) struct ChunkHead {
+    pub(super) object: Arc<Object>,
+    pub(super) start: u64,
+    /// In ticks of the track.
+    pub(super) time: u64,
+    pub(super) duration: u64,
+    /// It has a sync sample.
+    pub(super) is_independent: bool,
+    /// Its first sample is one.
+    pub(super) starts_sync: bool,
+    /// The first of its object.
+    pub(super) starts_object: bool,
+    /// Its object began with an init segment.
+    pub(super) has_init: bool,
+    /// PAT and PMT, where the bytes do not begin with them.
+    pub(super) tables: Bytes,
+    /// When it came, and what its prft says of that (wall time of media time 0).
+    pub(super) arrived_us: Micros,
+    pub(super) zero_us: Option<Micros>,
+}
+
+pub(super) struct Part {
+    /// Bytes `[start, end)` of the segment.
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) duration: u64,
+    pub(super) is_independent: bool,
+    pub(super) is_gap: bool,
+}
+
+pub(super) struct Segment {
+    pub(super) msn: u64,
+    pub(super) publication: Arc<Publication>,
+    pub(super) init: Option<Arc<InitSegment>>,
+    /// Ticks per second of its own: an encoder that starts again may change it.
+    pub(super) timescale: u64,
+    /// Media time, in ticks.
+    pub(super) time: u64,
+    pub(super) duration: u64,
+    /// In front of the slices: PAT and PMT.
+    pub(super) made: Bytes,
+    pub(super) slices: Vec<Slice>,
+    pub(super) parts: Vec<Part>,
+    pub(super) is_complete: bool,
+    pub(super) is_discontinuity: bool,
+    pub(super) is_gap: bool,
+    /// It holds a chunk that is longer than a part may be.
+    pub(super) is_partless: bool,
+    pub(super) starts_sync: bool,
+    pub(super) listed_ms: Millis,
+    /// When it left the playlist.
+    pub(super) unlisted_ms: Option<Millis>,
+    /// Which beat of the lead track's rhythm it is.
+    beat: i64,
+}
+
+impl Segment {
+    pub(super) fn to_us(&self, ticks: u64) -> Micros {
+        ticks_to_us(ticks, self.timescale)
+    }
+
+    pub(super) fn duration_us(&self) -> Micros {
+        self.to_us(self.duration)
+    }
+
+    /// Objects of single chunks do not make segments.
+    pub(super) fn is_short(&self) -> bool {
+        self.duration_us() < OBJECT_SEGMENT_US_MIN
+    }
+
+    /// Wall time at which it begins.
+    pub(super) fn wall_us(&self) -> Micros {
+        self.publication.zero_us.saturating_add(self.to_us(self.time))
+    }
+
+    /// Bytes that are there.
+    pub(super) fn bytes(&self) -> u64 {
+        self.made.len() as u64 + self.slices.iter().map(Slice::bytes).sum::<u64>()
+    }
+
+    /// The slices of the bytes `[start, end)`, and what of `made` belongs to them.
+    pub(super) fn cut(&self, start: u64, end: u64) -> (Bytes, Vec<Slice>) {
+        let made_len = self.made.len() as u64;
+        let made = self.made.slice(start.min(made_len) as usize..end.min(made_len) as usize);
+        let mut slices = Vec::new();
+        let mut at = made_len;
+        for slice in &self.slices {
+            let (from, to) = (start.max(at), end.min(at + slice.bytes()));
+            if from < to {
+                let start = slice.start + (from - at);
+                slices.push(Slice { start, end: start + (to - from), ..slice.clone() });
+            }
+            at += slice.bytes();
+        }
+        (made, slices)
+    }
+
+    fn append(&mut self, object: &Arc<Object>, start: u64, end: u64) {
+        match self.slices.last_mut() {
+            Some(last) if Arc::ptr_eq(&last.object, object) && last.end == start => last.end = end,
+            _ => self.slices.push(Slice { object: object.clone(), start, end }),
+        }
+    }
+}
+
+fn ticks_to_us(ticks: u64, timescale: u64) -> Micros {
+    let us = u128::from(ticks) * 1_000_000 / u128::from(timescale);
+    Micros::try_from(us).unwrap_or(Micros::MAX)
+}
+
+/// What all tracks of a presentation agree on. Fixed once: RFC 8216bis allows no change.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    /// The lead track's rhythm.
+    pub(super) segment_us: Micros,
+    pub(super) target_duration_s: u64,
+    /// Wall time and number of the lead track's first segment.
+    pub(super) origin_us: Micros,
+    pub(super) origin_msn: u64,
+    /// PART-TARGET of the track with the longest parts; 0 for no parts.
+    pub(super) part_us_max: Micros,
+    /// Parts are aimed at this.
+    pub(super) part_us: Micros,
+}
+
+/// Where a publication begins in a track.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    pub(super) publication: Arc<Publication>,
+    pub(super) msn: u64,
+    pub(super) wall_us: Micros,
+}
+
+/// The part that comes next: the preload hint.
+pub(super) struct NextPart {
+    pub(super) epoch: Arc<str>,
+    pub(super) msn: u64,
+    pub(super) part: u64,
+    /// Where it begins in its segment.
+    pub(super) byte_start: u64,
+    /// The encoder has announced a new init segment.
+    pub(super) is_new_epoch: bool,
+}
+
+/// Things that happen to a stream and are repaired; each is counted and logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repair {
+    Restart,
+    Gap,
+    Repetition,
+    LongChunk,
+    ForcedCut,
+    ShortPart,
+}
+
+pub(super) struct Track {
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    pub(super) timescale: u64,
+    pub(super) init: Option<Arc<InitSegment>>,
+    pub(super) publication: Option<Arc<Publication>>,
+    /// PART-TARGET in ticks, once it is fixed; 0 for no parts.
+    pub(super) part_target: u64,
+    pub(super) segments: VecDeque<Segment>,
+    /// Of the first listed segment.
+    pub(super) discontinuity_sequence: u64,
+    pub(super) pending: Vec<Chunk>,
+    /// The chunk that is arriving, as far as it is known where it ends.
+    pub(super) arriving: Option<(ChunkHead, Option<u64>)>,
+    pub(super) is_ended: bool,
+    pub(super) repairs: Vec<Repair>,
+    /// The epoch of the publication that a new init segment has announced.
+    pub(super) next_epoch: Option<Arc<str>>,
+    origins: Vec<Origin>,
+    /// Media time at which the next chunk is expected.
+    next_time: Option<u64>,
+    next_msn: u64,
+    /// The part in progress.
+    part: Option<Part>,
+    /// The next segment begins a publication.
+    must_break: bool,
+    /// The last segments ended where the rhythm said: the end of this one can be foretold.
+    is_regular: bool,
+}
+
+impl Track {
+    pub(super) fn new(name: String, kind: Kind, timescale: u64) -> Track {
+        Track {
+            name,
+            kind,
+            timescale: timescale.max(1),
+            init: None,
+            publication: None,
+            part_target: 0,
+            segments: VecDeque::new(),
+            discontinuity_sequence: 0,
+            pending: Vec::new(),
+            arriving: None,
+            is_ended: false,
+            repairs: Vec::new(),
+            next_epoch: None,
+            origins: Vec::new(),
+            next_time: None,
+            next_msn: 0,
+            part: None,
+            must_break: false,
+            is_regular: true,
+        }
+    }
+
+    pub(super) fn to_us(&self, ticks: u64) -> Micros {
+        ticks_to_us(ticks, self.timescale)
+    }
+
+    pub(super) fn to_ticks(&self, us: Micros) -> u64 {
+        let ticks = us.max(0) as u128 * u128::from(self.timescale) / 1_000_000;
+        u64::try_from(ticks).unwrap_or(u64::MAX)
+    }
+
+    /// Wall time of a media time in the current publication.
+    pub(super) fn wall_us(&self, ticks: u64) -> Micros {
+        let zero = self.publication.as_ref().map_or(0, |publication| publication.zero_us);
+        zero.saturating_add(self.to_us(ticks))
+    }
+
+    /// The segment in progress.
+    pub(super) fn open_segment(&self) -> Option<&Segment> {
+        self.segments.back().filter(|segment| !segment.is_complete)
+    }
+
+    fn open_segment_mut(&mut self) -> Option<&mut Segment> {
+        self.segments.back_mut().filter(|segment| !segment.is_complete)
+    }
+
+    /// The number of the segment in progress, or of the one that comes next.
+    pub(super) fn open_msn(&self) -> u64 {
+        self.open_segment().map_or(self.next_msn, |segment| segment.msn)
+    }
+
+    pub(super) fn segment(&self, epoch: &str, msn: u64) -> Option<&Segment> {
+        let first = self.segments.front()?.msn;
+        let segment = self.segments.get(usize::try_from(msn.checked_sub(first)?).ok()?)?;
+        (&*segment.publication.epoch == epoch).then_some(segment)
+    }
+
+    /// Segments of the playlist, complete and in progress.
+    pub(super) fn listed(&self) -> impl DoubleEndedIterator<Item = &Segment> + Clone {
+        self.segments.iter().filter(|segment| segment.unlisted_ms.is_none())
+    }
+
+    /// Is this chunk, which is the first of a new publication or comes at an unexpected time, a new
+    /// run of the encoder?
+    pub(super) fn is_restart(&self, head: &ChunkHead) -> bool {
+        if self.must_break {
+            return true;
+        }
+        let Some(expected) = self.next_time else { return true };
+        let late_us = self.to_us(head.time) - self.to_us(expected);
+        if late_us > GAP_US_MAX {
+            return true;
+        }
+        late_us < -self.tolerance_us(head) && !self.is_repetition(head)
+    }
+
+    fn tolerance_us(&self, head: &ChunkHead) -> Micros {
+        TOLERANCE_US.max(self.to_us(head.duration) / 2)
+    }
+
+    /// A chunk that was there before: an encoder that lost its connection sends the last segments
+    /// again. With an init segment in front it is a restart, unless the clock is wall time.
+    pub(super) fn is_repetition(&self, head: &ChunkHead) -> bool {
+        let (Some(expected), false) = (self.next_time, self.must_break) else { return false };
+        let ends = head.time.saturating_add(head.duration);
+        let is_locked = self.publication.as_ref().is_some_and(|p| p.zero_us == 0);
+        let ends_before =
+            self.to_us(ends) <= self.to_us(expected) + self.tolerance_us(head).min(TOLERANCE_US);
+        let is_known = self.segments.front().is_some_and(|first| first.time <= head.time);
+        ends_before && is_known && (is_locked || !head.has_init)
+    }
+
+    /// Begin a publication: what is in progress ends here.
+    pub(super) fn begin_publication(&mut self, publication: Arc<Publication>, now_ms: Millis) {
+        let is_first = self.publication.is_none();
+        self.next_epoch = None;
+        self.publication = Some(publication);
+        self.is_ended = false;
+        self.next_time = None;
+        if !is_first {
+            self.complete_segment(now_ms);
+            self.must_break = true;
+            self.repairs.push(Repair::Restart);
+        }
+    }
+
+    /// The encoder came back with another clock.
+    pub(super) fn change_clock(&mut self, kind: Kind, timescale: u64, now_ms: Millis) {
+        self.complete_segment(now_ms);
+        let part_us = self.to_us(self.part_target);
+        self.pending.clear();
+        (self.kind, self.timescale) = (kind, timescale);
+        self.part_target = self.to_ticks(part_us);
+        self.next_time = None;
+        self.must_break = self.publication.is_some();
+    }
+
+    /// The decoder parameters of the next chunk. True if they break with what is listed.
+    pub(super) fn set_init(&mut self, init: Arc<InitSegment>) -> bool {
+        let is_other = self.init.as_ref().is_some_and(|old| old.digest != init.digest);
+        if is_other || self.init.is_none() {
+            self.init = Some(init);
+        }
+        let breaks = is_other && self.publication.is_some();
+        self.must_break |= breaks;
+        breaks
+    }
+
+    /// PART-TARGET by the pending chunks, in ticks: a whole number of them, and at least 85 % of the
+    /// aim. 0 if there are none.
+    pub(super) fn natural_part_target(&self, aim_us: Micros) -> u64 {
+        let aim = self.to_ticks(aim_us);
+        let durations = self.pending.iter().map(|chunk| chunk.head.duration);
+        let Some(longest) = durations.max().filter(|longest| *longest > 0) else { return 0 };
+        if !self.kind.is_visual() {
+            // Frames of sound never divide a part: room for one more than was seen. All of its parts
+            // are independent, so that none is too short.
+            return longest.max(aim) + longest / 10;
+        }
+        if longest >= aim {
+            return longest;
+        }
+        let count = aim / longest;
+        if count * longest * 100 >= aim * 85 { count * longest } else { (count + 1) * longest }
+    }
+
+    /// A chunk begins: close what ends before it.
+    pub(super) fn prepare(&mut self, head: &ChunkHead, shape: &Shape, now_ms: Millis) {
+        self.fill_gap(head, shape, now_ms);
+        if self.must_cut(head, shape) {
+            self.complete_segment(now_ms);
+        }
+        if let Some(part) = self.part.as_ref().filter(|part| !self.fits(part, head.duration)) {
+            // RFC 8216bis §4.4.4.9 wants 85 %; an encoder without rhythm cannot be helped.
+            if !part.is_independent && part.duration * 100 < self.part_target * 85 {
+                self.repairs.push(Repair::ShortPart);
+            }
+            self.close_part();
+        }
+        if self.open_segment().is_none() {
+            self.begin_segment(head, shape, now_ms);
+        }
+    }
+
+    fn fits(&self, part: &Part, duration: u64) -> bool {
+        part.duration + duration <= self.part_target
+    }
+
+    fn must_cut(&mut self, head: &ChunkHead, shape: &Shape) -> bool {
+        let Some(open) = self.open_segment() else { return false };
+        let lasted_us = self.to_us(head.time.saturating_sub(open.time));
+        let is_long = head.duration > self.part_target;
+        if lasted_us <= 0 {
+            return false;
+        }
+        if self.part_target > 0 && (is_long || open.is_partless) {
+            return true;
+        }
+        let may_begin = head.starts_sync || !self.kind.is_visual();
+        if may_begin && head.starts_object && lasted_us >= OBJECT_SEGMENT_US_MIN {
+            return true;
+        }
+        let is_due = if self.kind.is_visual() {
+            head.starts_sync && lasted_us >= shape.segment_us - TOLERANCE_US
+        } else {
+            self.beat_of(head.time, head.duration, shape) > open.beat
+        };
+        let would_last = lasted_us + self.to_us(head.duration);
+        let is_forced = would_last > shape.target_duration_s as Micros * 1_000_000 + ROUNDING_US;
+        if is_forced && !is_due {
+            self.repairs.push(Repair::ForcedCut);
+            self.is_regular = false;
+        }
+        is_due || is_forced
+    }
+
+    /// Which of the lead track's segments a chunk belongs to, by its middle.
+    fn beat_of(&self, time: u64, duration: u64, shape: &Shape) -> i64 {
+        let middle = self.wall_us(time) + self.to_us(duration) / 2;
+        (middle - shape.origin_us).div_euclid(shape.segment_us.max(1))
+    }
+
+    fn begin_segment(&mut self, head: &ChunkHead, shape: &Shape, now_ms: Millis) {
+        let Some(publication) = self.publication.clone() else { return };
+        let beat = self.beat_of(head.time, head.duration, shape);
+        if self.segments.is_empty() {
+            let beats = (self.wall_us(head.time) - shape.origin_us + shape.segment_us / 2)
+                .div_euclid(shape.segment_us.max(1));
+            let msn = i128::from(shape.origin_msn) + i128::from(beats);
+            self.next_msn = self.next_msn.max(u64::try_from(msn).unwrap_or(0));
+        }
+        let must_break = std::mem::take(&mut self.must_break);
+        if self.origins.last().is_none_or(|last| last.publication.run != publication.run) {
+            let wall_us = self.wall_us(head.time);
+            let origin = Origin { publication: publication.clone(), msn: self.next_msn, wall_us };
+            self.origins.push(origin);
+        }
+        self.segments.push_back(Segment {
+            msn: self.next_msn,
+            publication,
+            init: self.init.clone(),
+            timescale: self.timescale,
+            time: head.time,
+            duration: 0,
+            made: head.tables.clone(),
+            slices: Vec::new(),
+            parts: Vec::new(),
+            is_complete: false,
+            is_discontinuity: must_break && !self.segments.is_empty(),
+            is_gap: false,
+            is_partless: self.part_target == 0 || head.duration > self.part_target,
+            starts_sync: head.starts_sync,
+            listed_ms: now_ms,
+            unlisted_ms: None,
+            beat,
+        });
+        self.next_msn += 1;
+    }
+
+    /// A chunk is complete: append it. True if a part or a segment became complete.
+    pub(super) fn add(&mut self, chunk: &Chunk, shape: &Shape, now_ms: Millis) -> bool {
+        let head = &chunk.head;
+        let (part_target, is_visual) = (self.part_target, self.kind.is_visual());
+        let Some(open) = self.open_segment_mut() else { return false };
+        // What is made belongs to the first part that has media.
+        let start = if open.slices.is_empty() { 0 } else { open.bytes() };
+        open.append(&head.object, head.start, chunk.end);
+        let end = open.bytes();
+        open.duration = (head.time + head.duration).saturating_sub(open.time).max(1);
+        let (is_partless, is_long) = (open.is_partless, head.duration > part_target);
+        self.next_time = Some(head.time + head.duration);
+        if is_long && part_target > 0 {
+            self.repairs.push(Repair::LongChunk);
+        }
+        let mut is_news = false;
+        if !is_partless {
+            let part = self.part.get_or_insert(Part {
+                start,
+                end,
+                duration: 0,
+                is_independent: false,
+                is_gap: false,
+            });
+            part.end = end;
+            part.duration += head.duration;
+            part.is_independent |= head.is_independent || !is_visual;
+            let is_full = part.duration + head.duration > part_target;
+            if is_full {
+                self.close_part();
+                is_news = true;
+            }
+        }
+        if self.is_foretold_end(head, shape) {
+            self.complete_segment(now_ms);
+            is_news = true;
+        }
+        is_news
+    }
+
+    /// The segment is as long as the rhythm wants, and the rhythm has held so far.
+    fn is_foretold_end(&self, head: &ChunkHead, shape: &Shape) -> bool {
+        let Some(open) = self.open_segment() else { return false };
+        if open.is_partless && self.part_target > 0 {
+            return true;
+        }
+        if !self.is_regular {
+            return false;
+        }
+        let ends = head.time + head.duration;
+        if self.kind.is_visual() {
+            self.to_us(ends.saturating_sub(open.time)) >= shape.segment_us - TOLERANCE_US / 10
+        } else {
+            self.beat_of(ends, head.duration, shape) > open.beat
+        }
+    }
+
+    fn close_part(&mut self) {
+        let Some(part) = self.part.take() else { return };
+        if let Some(open) = self.open_segment_mut() {
+            open.parts.push(part);
+        }
+    }
+
+    /// End the segment in progress. Nothing happens if there is none.
+    pub(super) fn complete_segment(&mut self, now_ms: Millis) {
+        self.close_part();
+        let Some(open) = self.open_segment_mut() else { return };
+        open.listed_ms = now_ms;
+        open.is_complete = true;
+        // Nothing came for it.
+        open.is_gap = open.slices.is_empty();
+    }
+
+    /// List what is missing before this chunk as GAP (RFC 8216bis §4.4.4.7, §6.2.1).
+    fn fill_gap(&mut self, head: &ChunkHead, shape: &Shape, now_ms: Millis) {
+        let Some(mut expected) = self.next_time else { return };
+        if self.to_us(head.time) - self.to_us(expected) <= self.tolerance_us(head) {
+            return;
+        }
+        self.repairs.push(Repair::Gap);
+        let segment_ticks = self.to_ticks(shape.segment_us).max(1);
+        while expected < head.time {
+            if self.open_segment().is_none() {
+                let missing = ChunkHead {
+                    time: expected,
+                    duration: 0,
+                    starts_sync: false,
+                    tables: Bytes::new(),
+                    ..head.clone()
+                };
+                self.begin_segment(&missing, shape, now_ms);
+            }
+            let begun = self.open_segment().map_or(expected, |open| open.time);
+            let until = head.time.min((begun + segment_ticks).max(expected + 1));
+            self.add_gap_parts(until - expected);
+            expected = until;
+            if expected - begun >= segment_ticks {
+                self.complete_segment(now_ms);
+            }
+        }
+    }
+
+    fn add_gap_parts(&mut self, mut missing: u64) {
+        self.close_part();
+        let target = self.part_target;
+        let Some(open) = self.open_segment_mut() else { return };
+        let at = if open.slices.is_empty() { 0 } else { open.bytes() };
+        open.duration += missing;
+        while missing > 0 && target > 0 && !open.is_partless {
+            let duration = missing.min(target);
+            let part =
+                Part { start: at, end: at, duration, is_independent: false, is_gap: true };
+            open.parts.push(part);
+            missing -= duration;
+        }
+    }
+
+    /// The lead track's rhythm held, or did not, in the last complete segments.
+    pub(super) fn judge_rhythm(&mut self, shape: &Shape) {
+        let recent = self.segments.iter().rev().filter(|segment| segment.is_complete).take(2);
+        let mut recent = recent.peekable();
+        let holds = |segment: &Segment| {
+            let is_in_rhythm = (segment.duration_us() - shape.segment_us).abs() <= TOLERANCE_US;
+            segment.starts_sync && is_in_rhythm
+        };
+        if recent.peek().is_some() && self.kind.is_visual() {
+            self.is_regular = recent.all(holds);
+        }
+    }
+
+    /// The publications that are listed.
+    pub(super) fn origins(&self) -> &[Origin] {
+        &self.origins
+    }
+
+    /// `None` before the first segment.
+    pub(super) fn next_part(&self) -> Option<NextPart> {
+        let publication = self.publication.as_ref()?;
+        let msn = self.open_msn();
+        if let Some(epoch) = self.next_epoch.clone() {
+            return Some(NextPart { epoch, msn, part: 0, byte_start: 0, is_new_epoch: true });
+        }
+        let open = self.open_segment();
+        Some(NextPart {
+            epoch: open.map_or(&publication.epoch, |open| &open.publication.epoch).clone(),
+            msn,
+            part: open.map_or(0, |open| open.parts.len() as u64),
+            byte_start: open.and_then(|open| open.parts.last()).map_or(0, |last| last.end),
+            is_new_epoch: false,
+        })
+    }
+
+    /// The first byte of `object` that is still needed.
+    pub(super) fn first_byte_of(&self, object: &Arc<Object>) -> Option<u64> {
+        let slices = self.segments.iter().flat_map(|segment| &segment.slices);
+        slices.filter(|slice| Arc::ptr_eq(&slice.object, object)).map(|slice| slice.start).next()
+    }
+
+    /// Take segments off the playlist that lie before the window, and forget those whose time after
+    /// that is over (RFC 8216bis §6.2.2). Returns the objects that only those had.
+    pub(super) fn expire(
+        &mut self,
+        window_us: Micros,
+        keep_ms: Millis,
+        now_ms: Millis,
+    ) -> Vec<Arc<Object>> {
+        let mut listed_us: Micros = self.listed().map(Segment::duration_us).sum();
+        let (mut count, mut breaks) = (self.listed().count(), 0);
+        for segment in self.segments.iter_mut().filter(|segment| segment.unlisted_ms.is_none()) {
+            let lasted_us = segment.duration_us();
+            if !segment.is_complete || count <= 1 || listed_us - lasted_us < window_us {
+                break;
+            }
+            listed_us -= lasted_us;
+            count -= 1;
+            segment.unlisted_ms = Some(now_ms);
+            breaks += u64::from(segment.is_discontinuity);
+        }
+        self.discontinuity_sequence += breaks;
+        let first_run = self.listed().next().map(|first| first.publication.run);
+        if let Some(run) = first_run {
+            self.origins.retain(|origin| origin.publication.run >= run);
+        }
+        let mut gone = Vec::new();
+        while let Some(first) = self.segments.front()
+            && first.unlisted_ms.is_some_and(|at| now_ms.saturating_sub(at) > keep_ms)
+            && let Some(first) = self.segments.pop_front()
+        {
+            gone.extend(first.slices.into_iter().map(|slice| slice.object));
+        }
+        gone.retain(|object| self.first_byte_of(object).is_none());
+        gone.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        gone
+    }
+}
