@@ -10,12 +10,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::connection::cmcd::CmcdLog;
 use crate::connection::{self, Core, Page, Role, listener};
 use crate::egress::{self, Egress};
 use crate::ingest::{self, Ingest};
 use crate::operations::admin::Admin;
-use crate::operations::config::{Config, Durability, OnAbort};
+use crate::operations::config::{
+    Config, Durability, LiveParts, LiveSection, OnAbort, PlaylistType, SteeringSection,
+};
 use crate::operations::{cors, metrics};
+use crate::packager::{self, LiveRule, Packager, Pathway, Steering};
 use crate::runtime::buffers::BufferPool;
 use crate::runtime::counters::Counters;
 use crate::runtime::deadlines::{Deadlines, Phase};
@@ -80,6 +84,8 @@ struct Parts {
     /// Cores that have not finished draining.
     undrained: Arc<AtomicUsize>,
     read_buffers: u16,
+    cmcd_lines_per_s_max: u32,
+    packager: Arc<Packager>,
     store: Arc<Store>,
     counters: Arc<Counters>,
     offload: Arc<Offload>,
@@ -113,8 +119,8 @@ impl Server {
         );
         let counters: Vec<_> = cpus.iter().map(|_| Arc::new(Counters::default())).collect();
         let is_draining = Arc::new(AtomicBool::new(false));
-        let metrics =
-            metrics::Page::new(store.clone(), counters.clone(), driver == Driver::IoUring);
+        let packager = Packager::new(packager_options(config), store.clone());
+        let metrics = metrics_page(&store, &packager, &counters, driver);
         let admin = Admin { metrics, is_draining: is_draining.clone() };
         let user_timeout_s = config.limits.send_stall_timeout_s.max(USER_TIMEOUT_MIN_S);
         let (admin_listener, admin_address) = bind_one(config.admin, "admin", user_timeout_s)?;
@@ -141,6 +147,8 @@ impl Server {
                 grace: Duration::from_secs(config.shutdown_grace_s),
                 undrained: undrained.clone(),
                 read_buffers: config.limits.read_buffers,
+                cmcd_lines_per_s_max: config.limits.cmcd_lines_per_s_max,
+                packager: packager.clone(),
                 store: store.clone(),
                 counters: counters[index].clone(),
                 offload: offload.clone(),
@@ -260,6 +268,53 @@ fn store_options(config: &Config, mailboxes: Vec<Mailbox<Message>>) -> StoreOpti
     }
 }
 
+fn packager_options(config: &Config) -> packager::Options {
+    packager::Options { rules: config.live.iter().map(live_rule).collect(), clock: clock::unix_ms }
+}
+
+fn live_rule(section: &LiveSection) -> LiveRule {
+    LiveRule {
+        prefix: section.prefix.trim_start_matches('/').to_owned(),
+        part_ms: section.part_ms,
+        segment_ms: (section.segment_s * 1000.0).round() as u64,
+        window_ms: section.window_s * 1000,
+        parts: match section.parts {
+            LiveParts::Urls => packager::Parts::Urls,
+            LiveParts::ByteRanges => packager::Parts::ByteRanges,
+            LiveParts::None => packager::Parts::None,
+        },
+        kind: match section.playlist_type {
+            PlaylistType::Window => packager::ListKind::Window,
+            PlaylistType::Event => packager::ListKind::Event,
+        },
+        steering: section.steering.as_ref().map(steering),
+    }
+}
+
+fn steering(section: &SteeringSection) -> Steering {
+    let pathways = section.pathways.iter();
+    let pathways = pathways.map(|p| Pathway { id: p.id.clone(), host: p.host.clone() }).collect();
+    Steering { ttl_s: section.ttl_s, pathways }
+}
+
+fn metrics_page(
+    store: &Arc<Store>,
+    packager: &Arc<Packager>,
+    counters: &[Arc<Counters>],
+    driver: Driver,
+) -> metrics::Page {
+    let packager = packager.clone();
+    let live = Box::new(move || live_figures(&packager));
+    metrics::Page::new(store.clone(), live, counters.to_vec(), driver == Driver::IoUring)
+}
+
+/// What the metrics page shows of the presentations.
+fn live_figures(packager: &Packager) -> metrics::LiveFigures {
+    let (points, tracks) = packager.gauges();
+    let events = packager.counts().all().to_vec();
+    metrics::LiveFigures { points: points as u64, tracks: tracks as u64, events }
+}
+
 fn memory_bytes() -> u64 {
     let info = rustix::system::sysinfo();
     info.totalram as u64 * u64::from(info.mem_unit)
@@ -348,6 +403,7 @@ async fn run_core(parts: Parts) -> io::Result<()> {
         egress: Egress {
             core: parts.index,
             store: parts.store.clone(),
+            packager: parts.packager.clone(),
             ring: ring.clone(),
             counters: parts.counters.clone(),
             options: parts.egress_options,
@@ -356,6 +412,7 @@ async fn run_core(parts: Parts) -> io::Result<()> {
         ingest: Ingest {
             core: parts.index,
             store: parts.store,
+            packager: parts.packager,
             ring,
             disk: Disk::new(parts.offload, parts.counters.clone()),
             counters: parts.counters.clone(),
@@ -366,6 +423,7 @@ async fn run_core(parts: Parts) -> io::Result<()> {
         deadlines: deadlines.clone(),
         admin_deadlines: admin_deadlines.clone(),
         counters: parts.counters,
+        cmcd: CmcdLog::new(parts.cmcd_lines_per_s_max),
         output: RefCell::default(),
         is_draining: Cell::new(false),
     });

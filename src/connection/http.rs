@@ -4,25 +4,28 @@
 //! |---|---|
 //! | has no complete request | `Step::Receive`: wait for bytes, under the keep-alive or the head deadline |
 //! | has answers that did not fit the socket | `Step::Send` |
-//! | owes a large or a live body | `Step::Transfer` → `http_get::stream` |
+//! | owes a large or a live body | `Step::Transfer` → `transfer::stream` |
 //! | receives an upload | `Step::Upload` → `http_put::receive` |
-//! | waits for the disk or an absent object | `Step::Load`, `Step::Watch`, then the same request again |
+//! | waits for the disk, an absent object, or news of a presentation | `Step::Load`, `Step::Watch`, `Step::Hold`, then the same request again |
 //! | was refused, or is done | `Step::Linger`, `Step::Close` |
 //!
 //! `step` is synchronous: it reads into the core's buffer, answers what it can into the core's output,
-//! and sends that in one call, so an idle connection owns no buffer.
+//! and sends that in one call, so an idle connection owns no buffer, and one that is held only its
+//! request's head.
 
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::reply::{self, Frame, Reply};
 use super::route::{Resume, Route, UNWANTED_BODY_BYTES_MAX, log_storage, origin_line, route};
 use super::{Core, Role};
-use crate::egress::http_get::{self, CutReason, Ended, Transfer};
-use crate::ingest::http_put::{self, PutError, Upload};
+use crate::egress::http_get;
+use crate::egress::live::Hold;
+use crate::egress::transfer::{self, CutReason, Ended, Transfer};
+use crate::ingest::http_put::{self, Outcome, PutError, Upload};
 use crate::runtime::clock;
 use crate::runtime::counters::Counter;
 use crate::runtime::deadlines::{Deadline, Phase};
@@ -38,6 +41,8 @@ const OUTPUT_BYTES_MAX: usize = 256 << 10;
 /// After a refusal so much is still taken from the peer, so that it can read the answer.
 const LINGER_BYTES_MAX: usize = 4 << 20;
 const LINGER_S: u64 = 2;
+/// A request is asked again no sooner without news.
+const HOLD_MS_MIN: u64 = 1;
 
 /// Said to a peer whose head did not come in time.
 const TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nContent-Type: text/plain; charset=utf-8\r\n\
@@ -98,6 +103,7 @@ enum Step {
     Discard { answer: Vec<u8>, decoder: BodyDecoder, keep_alive: bool },
     Load(std::sync::Arc<Object>),
     Watch { name: String, wait_ms: u64 },
+    Hold(Hold),
     Close,
 }
 
@@ -133,6 +139,7 @@ impl Connection {
                 }
                 Step::Load(object) => Box::pin(self.load(object)).await,
                 Step::Watch { name, wait_ms } => Box::pin(self.watch(name, wait_ms)).await,
+                Step::Hold(hold) => Box::pin(self.hold(hold)).await,
                 Step::Close => Err(Over),
             };
             if outcome.is_err() {
@@ -214,8 +221,9 @@ impl Connection {
                 is_http10: request.version == Version::Http10,
                 own_lines: origin_line(core, &request),
             };
-            let mut route = route(core, &self.role, &request, &self.resume, output);
-            if matches!(route, Route::Load(_) | Route::Watch { .. }) {
+            let own_lines = &self.request.own_lines;
+            let mut route = route(core, &self.role, &request, &self.resume, own_lines, output);
+            if route.waits() {
                 // The same request is routed again: it stays in the input.
                 return (consumed, Some(route));
             }
@@ -262,12 +270,13 @@ impl Connection {
                 Step::Upload { before: output.clone(), upload, keep_alive }
             }
             // Answers to earlier requests first; then the same request is routed again.
-            Some(Route::Load(_) | Route::Watch { .. }) if !output.is_empty() => {
+            Some(ref route) if route.waits() && !output.is_empty() => {
                 self.parse_first = true;
                 self.send_now(output, Then::Continue)
             }
             Some(Route::Load(object)) => Step::Load(object),
             Some(Route::Watch { name, wait_ms }) => Step::Watch { name, wait_ms },
+            Some(Route::Hold(hold)) => Step::Hold(hold),
         }
     }
 
@@ -345,7 +354,7 @@ impl Connection {
         self.deadline.farewell(None);
         self.deadline.clear();
         let ended =
-            http_get::stream(&self.core.egress, *transfer, prefix, &self.socket, &self.deadline)
+            transfer::stream(&self.core.egress, *transfer, prefix, &self.socket, &self.deadline)
                 .await;
         match ended {
             Ended::Complete if keep_alive && !self.core.is_draining.get() => {
@@ -359,10 +368,12 @@ impl Connection {
                 }
                 Err(Over)
             }
-            Ended::Unsent(error) => {
+            Ended::Unsent(CutReason::Storage(error)) => {
                 tracing::error!(%error, "a sealed object cannot be read");
                 self.refuse(&Reply::of_storage(&error)).await
             }
+            // Its upload was aborted between the look at its name and this.
+            Ended::Unsent(_) => self.refuse(&Reply::not_found()).await,
         }
     }
 
@@ -384,10 +395,11 @@ impl Connection {
             Ok(received) => received,
             Err(error) => return self.upload_failed(&name, &error).await,
         };
-        core.counters.add(Counter::UploadsSealed, 1);
+        let is_upload = !matches!(received.outcome, Outcome::Probed);
+        core.counters.add(Counter::UploadsSealed, u64::from(is_upload));
         let keep_alive = keep_alive && !core.is_draining.get();
         let mut answer = Vec::with_capacity(256);
-        self.write_received(&received, keep_alive, &mut answer);
+        self.write_received(&received.outcome, keep_alive, &mut answer);
         self.carry = received.leftover;
         self.parse_first = !self.carry.is_empty();
         self.deadline.phase(Phase::Idle);
@@ -463,17 +475,40 @@ impl Connection {
             return self.refuse(&Reply::too_many_waiting()).await;
         };
         self.core.counters.add(Counter::WaitedRequests, 1);
+        self.wait_for(wait_ms, |context| watch.poll_present(context).map(drop)).await?;
+        self.resume.waited_ms = Some(started.elapsed().as_millis() as u64);
+        Ok(())
+    }
+
+    /// Wait for news of a presentation; the request's time counts from when it was held first.
+    async fn hold(&mut self, mut hold: Hold) -> Result<(), Over> {
+        self.deadline.clear();
+        self.parse_first = true;
+        if self.resume.held_since.is_none() {
+            self.resume.held_since = Some(clock::now());
+            self.core.counters.add(Counter::HeldRequests, 1);
+        }
+        let core = self.core.egress.core;
+        let wait_ms = hold.wait_ms_max.max(HOLD_MS_MIN);
+        self.wait_for(wait_ms, |context| hold.poll_news(core, context)).await
+    }
+
+    /// Wait until `poll_news` is ready or the time is over, with an eye on the peer.
+    async fn wait_for(
+        &self,
+        wait_ms: u64,
+        mut poll_news: impl FnMut(&mut Context<'_>) -> Poll<()>,
+    ) -> Result<(), Over> {
         self.deadline.phase(Phase::Waiting);
         let mut peer_gone = pin!(self.socket.peer_gone());
-        let present = std::future::poll_fn(|context| {
+        let news = std::future::poll_fn(|context| {
             if peer_gone.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Err(Over));
             }
-            watch.poll_present(context).map(|_| Ok(()))
+            poll_news(context).map(Ok)
         });
-        timers::within(Duration::from_millis(wait_ms), present).await.unwrap_or(Ok(()))?;
+        timers::within(Duration::from_millis(wait_ms), news).await.unwrap_or(Ok(()))?;
         self.deadline.phase(Phase::Idle);
-        self.resume.waited_ms = Some(started.elapsed().as_millis() as u64);
         Ok(())
     }
 
@@ -495,20 +530,22 @@ impl Connection {
         reply::write(output, reply, &frame, &mut core.egress.date.borrow_mut(), clock::unix_s());
     }
 
-    /// 201 for a new object, 204 for a replaced one.
-    fn write_received(
-        &self,
-        received: &http_put::Received,
-        keep_alive: bool,
-        output: &mut Vec<u8>,
-    ) {
+    /// 201 for a new object, 204 for a replaced one, 200 for a probe.
+    fn write_received(&self, outcome: &Outcome, keep_alive: bool, output: &mut Vec<u8>) {
         let core = &self.core;
-        let mut head = HeadWriter::new(output, if received.replaced { 204 } else { 201 });
-        if !received.replaced {
+        let (status, etag) = match outcome {
+            Outcome::Created { etag } => (201, Some(etag)),
+            Outcome::Replaced { etag } => (204, Some(etag)),
+            Outcome::Probed => (200, None),
+        };
+        let mut head = HeadWriter::new(output, status);
+        if status != 204 {
             // RFC 9110 §8.6: a 204 has no Content-Length.
             head.number("Content-Length", 0);
         }
-        head.field("ETag", &received.etag);
+        if let Some(etag) = etag {
+            head.field("ETag", etag);
+        }
         head.lines(&core.options.common_lines);
         let frame = self.frame(keep_alive);
         reply::finish(output, &frame, &mut core.egress.date.borrow_mut(), clock::unix_s());
@@ -522,6 +559,7 @@ impl Connection {
             cache_control: &self.core.options.cache_error,
             common_lines: &[],
             waited_ms: None,
+            held_ms: None,
             own_lines: &self.request.own_lines,
         }
     }

@@ -1,6 +1,8 @@
 //! From an accepted socket to a door: `listener` accepts, `http` reads requests and writes answers,
-//! `route` chooses the door, `reply` is the one place that turns errors into status codes.
+//! `route` chooses the door, `reply` is the one place that turns errors into status codes, `cmcd` logs
+//! what players say about themselves.
 
+pub mod cmcd;
 mod http;
 pub mod listener;
 pub mod reply;
@@ -28,7 +30,7 @@ pub struct Options {
     pub wait_absent: bool,
     pub wait_default_ms: u64,
     pub wait_max_ms: u64,
-    /// The query is part of the name (`compat.query_in_name`).
+    /// The query is part of the name (`compat.query_in_name`), but not below a live prefix.
     pub query_in_name: bool,
     pub cache_not_found: String,
     pub cache_error: String,
@@ -66,6 +68,7 @@ pub struct Core {
     /// Connections of the admin address are kept apart: a drain does not end them, nor wait for them.
     pub admin_deadlines: Rc<Deadlines>,
     pub counters: Arc<Counters>,
+    pub cmcd: cmcd::CmcdLog,
     /// The answers to the requests that were read last, before they are sent.
     pub output: RefCell<Vec<u8>>,
     /// Set at shutdown: finish what is under way, take nothing new.

@@ -1,6 +1,7 @@
 //! The one place that turns errors into status codes: every error of every layer, as status, advice
 //! and fate of the connection.
 
+use crate::egress::live::Refusal;
 use crate::ingest::http_put::PutError;
 use crate::store::{BeginError, RemoveError, StorageError, WriteError};
 use crate::wire::http1::{DateLine, HeadError, HeadWriter, TargetError};
@@ -12,13 +13,21 @@ pub struct Reply {
     pub text: String,
     /// Nothing more is read from this connection.
     pub closes: bool,
+    /// In place of the usual rule for errors.
+    pub cache_control: Option<String>,
     /// `Name: value` lines of this answer alone, each with its CR LF.
     pub lines: String,
 }
 
 impl Reply {
     fn new(status: u16, text: impl Into<String>) -> Reply {
-        Reply { status, text: text.into(), closes: false, lines: String::new() }
+        Reply {
+            status,
+            text: text.into(),
+            closes: false,
+            cache_control: None,
+            lines: String::new(),
+        }
     }
 
     fn closing(self) -> Reply {
@@ -102,6 +111,17 @@ impl Reply {
             .closing()
     }
 
+    /// What the packager refuses; the connection stays.
+    pub fn of_refusal(refusal: &Refusal) -> Reply {
+        let rule = match refusal.max_age_s {
+            Some(seconds) => format!("max-age={seconds}"),
+            None => "no-store".to_owned(),
+        };
+        let reply = Reply::new(refusal.status, refusal.text.clone());
+        let reply = Reply { cache_control: Some(rule), ..reply };
+        if refusal.status == 503 { reply.with_line("Retry-After: 1") } else { reply }
+    }
+
     pub fn of_head(error: HeadError) -> Reply {
         let status = match error {
             HeadError::RequestLineTooLong => 414,
@@ -145,6 +165,7 @@ impl Reply {
             // A peer that only ended its side can still read this.
             PutError::PeerGone => Reply::new(400, error.to_string()),
             PutError::Begin(error) => Reply::of_begin(error),
+            PutError::Refused(refusal) => Reply::of_refusal(refusal),
             PutError::StoredHeadersTooLarge => Reply::new(431, error.to_string()),
             PutError::Framing(error) => Reply::new(400, error.to_string()),
             PutError::Write(WriteError::TakenOver) => {
@@ -198,6 +219,8 @@ pub struct Frame<'a> {
     pub cache_control: &'a str,
     pub common_lines: &'a [u8],
     pub waited_ms: Option<u64>,
+    /// The request was held so long.
+    pub held_ms: Option<u64>,
     /// Lines that only this request gets.
     pub own_lines: &'a [u8],
 }
@@ -213,7 +236,7 @@ pub fn write(
     let mut head = HeadWriter::new(out, reply.status);
     head.field("Content-Type", "text/plain; charset=utf-8");
     head.number("Content-Length", reply.text.len() as u64 + 1);
-    head.field("Cache-Control", frame.cache_control);
+    head.field("Cache-Control", reply.cache_control.as_deref().unwrap_or(frame.cache_control));
     head.lines(reply.lines.as_bytes());
     head.lines(frame.common_lines);
     finish(out, frame, date, unix_s);
@@ -230,6 +253,9 @@ pub fn finish(out: &mut Vec<u8>, frame: &Frame<'_>, date: &mut DateLine, unix_s:
     if let Some(waited_ms) = frame.waited_ms {
         head.number("Waited-For-Data-Ms", waited_ms);
     }
+    if let Some(held_ms) = frame.held_ms {
+        head.field("Server-Timing", &format!("held;dur={held_ms}"));
+    }
     if !frame.keep_alive {
         head.field("Connection", "close");
     } else if frame.is_http10 {
@@ -241,6 +267,36 @@ pub fn finish(out: &mut Vec<u8>, frame: &Frame<'_>, date: &mut DateLine, unix_s:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn text_of(reply: &Reply) -> String {
+        let frame = Frame {
+            is_head: false,
+            is_http10: false,
+            keep_alive: true,
+            cache_control: "rule-of-errors",
+            common_lines: b"",
+            waited_ms: None,
+            held_ms: Some(7),
+            own_lines: b"",
+        };
+        let mut out = Vec::new();
+        write(&mut out, reply, &frame, &mut DateLine::default(), 0);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_refusal_brings_its_own_cache_rule() {
+        let refusal = |status, max_age_s| Refusal { status, text: "x".to_owned(), max_age_s };
+        let absent = Reply::of_refusal(&refusal(404, Some(2)));
+        assert!(!absent.closes);
+        let text = text_of(&absent);
+        assert!(text.starts_with("HTTP/1.1 404 ") && text.contains("Cache-Control: max-age=2\r\n"));
+        assert!(text.contains("Server-Timing: held;dur=7\r\n") && !text.contains("rule-of"));
+        let text = text_of(&Reply::of_refusal(&refusal(503, None)));
+        assert!(
+            text.contains("Cache-Control: no-store\r\n") && text.contains("Retry-After: 1\r\n")
+        );
+    }
 
     /// Each refusal of a head closes the connection, and no text can break a line.
     #[test]

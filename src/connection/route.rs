@@ -3,12 +3,16 @@
 //! Nothing here waits. What has to wait is returned as a [`Route`], and `http` does the waiting.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::reply::{self, Frame, Reply};
 use super::{AdminPages, Core, Role};
-use crate::egress::http_get::{self, Ask, Got, Transfer};
+use crate::egress::answer::{Ask, Got};
+use crate::egress::http_get;
+use crate::egress::live::{self, Hold, Live};
+use crate::egress::transfer::Transfer;
 use crate::ingest::http_put::{self, Upload};
 use crate::runtime::clock;
 use crate::runtime::counters::Counter;
@@ -47,15 +51,35 @@ pub(super) enum Route {
         name: String,
         wait_ms: u64,
     },
+    /// Wait for news of a presentation and route the request again.
+    Hold(Hold),
     Refuse(Reply),
+}
+
+impl Route {
+    /// Nothing was written: the same request is routed again.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self, Route::Load(_) | Route::Watch { .. } | Route::Hold(_))
+    }
 }
 
 /// What a request brings when it is routed again.
 #[derive(Default)]
 pub(super) struct Resume {
     pub(super) waited_ms: Option<u64>,
+    /// When the request was held first.
+    pub(super) held_since: Option<Instant>,
     /// The object that was loaded, so that what is answered is what was read.
     pub(super) loaded: Option<(Arc<Object>, Bytes)>,
+}
+
+/// A request, and all else that its answer depends on.
+struct Case<'c> {
+    core: &'c Core,
+    request: &'c Request<'c, 'c>,
+    resume: &'c Resume,
+    /// Lines that only this request gets.
+    own_lines: &'c [u8],
 }
 
 /// Route one request.
@@ -64,14 +88,16 @@ pub(super) fn route(
     role: &Role,
     request: &Request<'_, '_>,
     resume: &Resume,
+    own_lines: &[u8],
     out: &mut Vec<u8>,
 ) -> Route {
+    let case = Case { core, request, resume, own_lines };
     let has_body = !matches!(request.framing, Framing::None | Framing::Length(0));
     match request.method {
         Method::NotAllowed => return Route::Refuse(Reply::method_not_allowed()),
         Method::Unknown => return Route::Refuse(Reply::not_implemented()),
         Method::Get | Method::Head if has_body => return Route::Refuse(Reply::unexpected_body()),
-        Method::Options => return with_body_discarded(request, answer_options(core, request, out)),
+        Method::Options => return with_body_discarded(request, answer_options(&case, out)),
         _ => {}
     }
     if request.target == "*" {
@@ -83,19 +109,28 @@ pub(super) fn route(
         Err(error) => return Route::Refuse(Reply::of_target(error)),
     };
     if let Role::Admin(pages) = role {
-        return answer_admin(core, &**pages, request, &target, out);
+        return answer_admin(&case, &**pages, &target, out);
     }
+    let is_live = live::is_live(&core.egress, &target.name);
     let name = match &target.query {
-        Some(query) if core.options.query_in_name => format!("{}?{query}", target.name).into(),
+        Some(query) if core.options.query_in_name && !is_live => {
+            format!("{}?{query}", target.name).into()
+        }
         _ => target.name.clone(),
     };
     if let Err(reply) = check_name(&name) {
         return Route::Refuse(reply);
     }
     match request.method {
-        Method::Get | Method::Head => get(core, request, &name, target.is_folder, resume, out),
-        Method::Put | Method::Post => put(core, request, &name, target.is_folder),
-        Method::Delete => with_body_discarded(request, delete(core, request, &name, out)),
+        Method::Get | Method::Head => {
+            let route = get(&case, &name, &target, out);
+            if is_live && !route.waits() {
+                core.cmcd.note(&core.counters, &name, target.query, request.headers);
+            }
+            route
+        }
+        Method::Put | Method::Post => put(&case, &name, target.is_folder, is_live),
+        Method::Delete => with_body_discarded(request, delete(&case, &name, is_live, out)),
         Method::Options | Method::NotAllowed | Method::Unknown => unreachable!("answered above"),
     }
 }
@@ -125,24 +160,72 @@ fn with_body_discarded(request: &Request<'_, '_>, route: Route) -> Route {
     }
 }
 
-fn frame_of<'c>(
-    core: &'c Core,
-    request: &Request<'_, '_>,
-    resume: &Resume,
-    own_lines: &'c [u8],
-) -> Frame<'c> {
-    Frame {
-        is_head: request.method == Method::Head,
-        is_http10: request.version == Version::Http10,
-        keep_alive: keeps_alive(core, request),
-        cache_control: &core.options.cache_error,
-        common_lines: &core.options.common_lines,
-        waited_ms: resume.waited_ms,
-        own_lines,
+impl<'c> Case<'c> {
+    fn is_head(&self) -> bool {
+        self.request.method == Method::Head
+    }
+
+    fn is_http10(&self) -> bool {
+        self.request.version == Version::Http10
+    }
+
+    fn keeps_alive(&self) -> bool {
+        self.request.keep_alive && !self.core.is_draining.get()
+    }
+
+    fn held_ms(&self) -> Option<u64> {
+        self.resume.held_since.map(|since| (clock::now() - since).as_millis() as u64)
+    }
+
+    fn frame(&self) -> Frame<'c> {
+        Frame {
+            is_head: self.is_head(),
+            is_http10: self.is_http10(),
+            keep_alive: self.keeps_alive(),
+            cache_control: &self.core.options.cache_error,
+            common_lines: &self.core.options.common_lines,
+            waited_ms: self.resume.waited_ms,
+            held_ms: self.held_ms(),
+            own_lines: self.own_lines,
+        }
+    }
+
+    fn ask(&self) -> Ask<'c> {
+        Ask {
+            own_lines: self.own_lines,
+            fields: &self.request.fields,
+            is_head: self.is_head(),
+            is_http10: self.is_http10(),
+            keep_alive: self.keeps_alive(),
+            waited_ms: self.resume.waited_ms,
+            held_ms: self.held_ms(),
+            body: self.resume.loaded.as_ref().map(|(_, body)| body.clone()),
+        }
+    }
+
+    /// Write an error that leaves the connection usable.
+    fn answer(&self, reply: &Reply, out: &mut Vec<u8>) -> Route {
+        let core = self.core;
+        let mut frame = self.frame();
+        if reply.status == 404 {
+            frame.cache_control = &core.options.cache_not_found;
+        }
+        let is_ours = reply.status >= 500;
+        let class =
+            if is_ours { Counter::ResponsesServerError } else { Counter::ResponsesClientError };
+        core.counters.add(class, 1);
+        reply::write(out, reply, &frame, &mut core.egress.date.borrow_mut(), clock::unix_s());
+        Route::Answered { keep_alive: frame.keep_alive }
+    }
+
+    /// End a head that was begun.
+    fn finish(&self, frame: &Frame<'_>, out: &mut Vec<u8>) -> Route {
+        reply::finish(out, frame, &mut self.core.egress.date.borrow_mut(), clock::unix_s());
+        Route::Answered { keep_alive: frame.keep_alive }
     }
 }
 
-/// With several allowed origins, the line for this request's one (Fetch standard §3.2.5).
+/// With several allowed origins, the lines for this request's one (Fetch standard §3.2.5).
 pub(super) fn origin_line(core: &Core, request: &Request<'_, '_>) -> Vec<u8> {
     let Some(origin) = request.fields.origin else {
         return Vec::new();
@@ -150,136 +233,117 @@ pub(super) fn origin_line(core: &Core, request: &Request<'_, '_>) -> Vec<u8> {
     let is_listed =
         core.options.listed_origins.iter().any(|listed| listed == origin || listed == "*");
     if is_listed {
-        format!("Access-Control-Allow-Origin: {origin}\r\n").into_bytes()
+        format!("Access-Control-Allow-Origin: {origin}\r\nTiming-Allow-Origin: {origin}\r\n")
+            .into_bytes()
     } else {
         Vec::new()
     }
 }
 
-fn keeps_alive(core: &Core, request: &Request<'_, '_>) -> bool {
-    request.keep_alive && !core.is_draining.get()
-}
-
-/// Write an error that leaves the connection usable.
-fn answer(
-    core: &Core,
-    request: &Request<'_, '_>,
-    resume: &Resume,
-    reply: &Reply,
-    out: &mut Vec<u8>,
-) -> Route {
-    let own_lines = origin_line(core, request);
-    let mut frame = frame_of(core, request, resume, &own_lines);
-    if reply.status == 404 {
-        frame.cache_control = &core.options.cache_not_found;
-    }
-    core.counters.add(Counter::ResponsesClientError, 1);
-    reply::write(out, reply, &frame, &mut core.egress.date.borrow_mut(), clock::unix_s());
-    Route::Answered { keep_alive: frame.keep_alive }
-}
-
-fn answer_options(core: &Core, request: &Request<'_, '_>, out: &mut Vec<u8>) -> Route {
-    let own_lines = origin_line(core, request);
-    let frame = frame_of(core, request, &Resume::default(), &own_lines);
+fn answer_options(case: &Case<'_>, out: &mut Vec<u8>) -> Route {
+    let frame = case.frame();
     let mut head = HeadWriter::new(out, 204);
     head.field("Allow", "GET, HEAD, PUT, POST, DELETE, OPTIONS");
-    head.lines(frame.common_lines).lines(&core.options.preflight_lines);
-    reply::finish(out, &frame, &mut core.egress.date.borrow_mut(), clock::unix_s());
-    Route::Answered { keep_alive: frame.keep_alive }
+    head.lines(frame.common_lines).lines(&case.core.options.preflight_lines);
+    case.finish(&frame, out)
 }
 
 fn answer_admin(
-    core: &Core,
+    case: &Case<'_>,
     pages: &AdminPages,
-    request: &Request<'_, '_>,
     target: &Target<'_>,
     out: &mut Vec<u8>,
 ) -> Route {
-    if !matches!(request.method, Method::Get | Method::Head) {
+    if !matches!(case.request.method, Method::Get | Method::Head) {
         return Route::Refuse(Reply::admin_is_read_only());
     }
-    let resume = Resume::default();
     let Some(page) = pages(&target.name) else {
-        return answer(core, request, &resume, &Reply::not_found(), out);
+        return case.answer(&Reply::not_found(), out);
     };
-    let frame = frame_of(core, request, &resume, &[]);
+    let frame = Frame { own_lines: &[], ..case.frame() };
     let mut head = HeadWriter::new(out, page.status);
     head.field("Content-Type", page.content_type);
     head.number("Content-Length", page.body.len() as u64);
     head.field("Cache-Control", "no-store");
-    reply::finish(out, &frame, &mut core.egress.date.borrow_mut(), clock::unix_s());
+    let route = case.finish(&frame, out);
     if !frame.is_head {
         out.extend_from_slice(page.body.as_bytes());
     }
-    Route::Answered { keep_alive: frame.keep_alive }
+    route
 }
 
-fn get(
-    core: &Core,
-    request: &Request<'_, '_>,
-    name: &str,
-    is_folder: bool,
-    resume: &Resume,
-    out: &mut Vec<u8>,
-) -> Route {
-    let loaded = resume.loaded.as_ref().map(|(object, _)| object.clone());
+/// A name of a presentation, or else an object, or else the time.
+fn get(case: &Case<'_>, name: &str, target: &Target<'_>, out: &mut Vec<u8>) -> Route {
+    let egress = &case.core.egress;
+    let ask = case.ask();
+    let loaded = case.resume.loaded.as_ref().map(|(object, _)| object.clone());
+    if loaded.is_none() && !target.is_folder {
+        match live::respond(egress, &ask, name, target.query, out) {
+            Live::NotLive => {}
+            Live::Got(got) => return route_of(case, &ask, got, out),
+            Live::Hold(_) if case.core.is_draining.get() => {
+                case.core.counters.add(Counter::HoldsRefused, 1);
+                return case.answer(&Reply::draining(), out);
+            }
+            Live::Hold(hold) => return Route::Hold(hold),
+            Live::Refused(refusal) => return case.answer(&Reply::of_refusal(&refusal), out),
+        }
+    }
     let found =
-        loaded.or_else(|| if is_folder { None } else { core.egress.store.lookup_or_adopt(name) });
+        loaded.or_else(|| if target.is_folder { None } else { egress.store.lookup_or_adopt(name) });
     // Between its abort and its leaving the table an object is as good as absent.
     let found = found.filter(|object| matches!(object.life(), Life::Open | Life::Sealed));
-    let Some(object) = found else {
-        let may_wait = core.options.wait_absent && request.method == Method::Get && !is_folder;
-        if may_wait && resume.waited_ms.is_none() && !core.is_draining.get() {
-            return Route::Watch { name: name.to_owned(), wait_ms: wait_ms(core, request) };
-        }
-        return answer(core, request, resume, &Reply::not_found(), out);
-    };
-    let own_lines = origin_line(core, request);
-    let ask = Ask {
-        own_lines: &own_lines,
-        fields: &request.fields,
-        is_head: request.method == Method::Head,
-        is_http10: request.version == Version::Http10,
-        keep_alive: keeps_alive(core, request),
-        waited_ms: resume.waited_ms,
-        body: resume.loaded.as_ref().map(|(_, body)| body.clone()),
-    };
-    match http_get::respond(&core.egress, &ask, &object, out) {
+    if let Some(object) = found {
+        let got = http_get::respond(egress, &ask, &object, out);
+        return route_of(case, &ask, got, out);
+    }
+    if !target.is_folder && live::is_time(egress, name) {
+        live::respond_time(egress, &ask, out);
+        return Route::Answered { keep_alive: ask.keep_alive };
+    }
+    let may_wait = case.core.options.wait_absent && !ask.is_head && !target.is_folder;
+    if may_wait && case.resume.waited_ms.is_none() && !case.core.is_draining.get() {
+        return Route::Watch { name: name.to_owned(), wait_ms: wait_ms(case) };
+    }
+    case.answer(&Reply::not_found(), out)
+}
+
+fn route_of(case: &Case<'_>, ask: &Ask<'_>, got: Got, out: &mut Vec<u8>) -> Route {
+    match got {
         Got::Answered => Route::Answered { keep_alive: ask.keep_alive },
         Got::Load(object) => Route::Load(object),
         Got::Transfer(transfer) => {
             let keep_alive = ask.keep_alive && !transfer.ends_by_close();
             Route::Transfer { transfer, keep_alive }
         }
-        Got::Unsatisfiable(length) => {
-            answer(core, request, resume, &Reply::unsatisfiable(length), out)
-        }
-        Got::PreconditionFailed => {
-            answer(core, request, resume, &Reply::precondition_failed(), out)
-        }
+        Got::Unsatisfiable(length) => case.answer(&Reply::unsatisfiable(length), out),
+        Got::PreconditionFailed => case.answer(&Reply::precondition_failed(), out),
     }
 }
 
 /// `Expires: in=N` (seconds) as go-chunked-streaming-server has it.
-fn wait_ms(core: &Core, request: &Request<'_, '_>) -> u64 {
-    let asked = request.fields.expires.and_then(|value| {
+fn wait_ms(case: &Case<'_>) -> u64 {
+    let options = &case.core.options;
+    let asked = case.request.fields.expires.and_then(|value| {
         let digits = value.split_once("in=")?.1;
         let digits = &digits[..digits.bytes().take_while(u8::is_ascii_digit).count()];
         digits.parse::<u64>().ok()
     });
-    let wait_ms =
-        asked.map_or(core.options.wait_default_ms, |seconds| seconds.saturating_mul(1000));
-    wait_ms.min(core.options.wait_max_ms)
+    let wait_ms = asked.map_or(options.wait_default_ms, |seconds| seconds.saturating_mul(1000));
+    wait_ms.min(options.wait_max_ms)
 }
 
-fn put(core: &Core, request: &Request<'_, '_>, name: &str, is_folder: bool) -> Route {
+fn put(case: &Case<'_>, name: &str, is_folder: bool, is_live: bool) -> Route {
+    let Case { core, request, .. } = case;
     if core.is_draining.get() {
         return Route::Refuse(Reply::draining());
     }
     if request.framing == Framing::None {
         return Route::Refuse(Reply::length_required());
     }
-    if is_folder {
+    // An encoder may ask with an empty body whether its publishing point is there.
+    let is_probe = is_live && request.framing == Framing::Length(0);
+    if is_folder && !is_probe {
         return Route::Refuse(Reply::name_is_folder());
     }
     if !upload_precondition_holds(core, request, name) {
@@ -293,9 +357,7 @@ fn put(core: &Core, request: &Request<'_, '_>, name: &str, is_folder: bool) -> R
         request.framing,
         expects_continue,
     ) {
-        Ok(upload) => {
-            Route::Upload { upload: Box::new(upload), keep_alive: keeps_alive(core, request) }
-        }
+        Ok(upload) => Route::Upload { upload: Box::new(upload), keep_alive: case.keeps_alive() },
         Err(error) => Route::Refuse(Reply::of_put(&error)),
     }
 }
@@ -312,15 +374,19 @@ fn upload_precondition_holds(core: &Core, request: &Request<'_, '_>, name: &str)
     if_match.is_none_or(matches) && !if_none_match.is_some_and(matches)
 }
 
-fn delete(core: &Core, request: &Request<'_, '_>, name: &str, out: &mut Vec<u8>) -> Route {
-    if let Err(error) = core.ingest.store.remove(name, Some(core.ingest.core)) {
-        return answer(core, request, &Resume::default(), &Reply::of_remove(&error), out);
+/// 204, and 200 below a live prefix, where DASH-IF Live Media Ingest wants it.
+fn delete(case: &Case<'_>, name: &str, is_live: bool, out: &mut Vec<u8>) -> Route {
+    let ingest = &case.core.ingest;
+    if let Err(error) = ingest.store.remove(name, Some(ingest.core)) {
+        return case.answer(&Reply::of_remove(&error), out);
     }
-    let own_lines = origin_line(core, request);
-    let frame = frame_of(core, request, &Resume::default(), &own_lines);
-    HeadWriter::new(out, 204).lines(frame.common_lines);
-    reply::finish(out, &frame, &mut core.egress.date.borrow_mut(), clock::unix_s());
-    Route::Answered { keep_alive: frame.keep_alive }
+    let frame = case.frame();
+    let mut head = HeadWriter::new(out, if is_live { 200 } else { 204 });
+    if is_live {
+        head.number("Content-Length", 0);
+    }
+    head.lines(frame.common_lines);
+    case.finish(&frame, out)
 }
 
 /// A failure of the storage is ours: count it and say it, once per failed upload.

@@ -1,11 +1,20 @@
-//! Doors out: what readers get from the store. `http_get` serves whole objects, ranges and live tails.
+//! Doors out: what readers get from the store. `http_get` serves whole objects, ranges and live tails;
+//! of presentations `http_view` serves the media and `http_playlist` the texts, and `live` asks the
+//! packager which of them a name is. What doors share lies below them: `answer` (heads), `transfer`
+//! (bodies).
 
+pub mod answer;
 pub mod http_get;
+mod http_playlist;
+mod http_view;
+pub mod live;
+pub mod transfer;
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::packager::Packager;
 use crate::runtime::clock;
 use crate::runtime::counters::Counters;
 use crate::runtime::file_ring::FileRing;
@@ -44,6 +53,7 @@ impl Options {
 pub struct Egress {
     pub core: usize,
     pub store: Arc<Store>,
+    pub packager: Arc<Packager>,
     pub ring: Rc<FileRing>,
     pub counters: Arc<Counters>,
     pub options: Arc<Options>,

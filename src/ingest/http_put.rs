@@ -3,6 +3,7 @@
 //! The path of a byte: received into the core's buffer, unframed in place, written to the extent's
 //! file (and so into the page cache that readers are sent from), then the tail moves and readers are
 //! woken. The buffer belongs to no connection: receive, unframe and write happen without a wait.
+//! Below a live prefix the packager's feed looks at the bytes last; it may refuse them.
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use httparse::Header;
 
 use super::{Ingest, Options};
 use crate::packager::marks::Marker;
+use crate::packager::{Feed, Refusal};
 use crate::runtime::clock;
 use crate::runtime::counters::Counter;
 use crate::runtime::deadlines::{Deadline, Phase};
@@ -51,6 +53,9 @@ const TURN_BYTES_MAX: u64 = 2 << 20;
 pub enum PutError {
     #[error(transparent)]
     Begin(#[from] BeginError),
+    /// The packager does not want it.
+    #[error("{}", .0.text)]
+    Refused(Refusal),
     #[error("the stored header fields are longer than {STORED_BYTES_MAX} bytes together")]
     StoredHeadersTooLarge,
     #[error(transparent)]
@@ -79,10 +84,21 @@ pub struct Upload {
 
 /// A completed upload.
 pub struct Received {
-    pub replaced: bool,
-    pub etag: String,
+    pub outcome: Outcome,
     /// Bytes behind the body: the next request.
     pub leftover: Vec<u8>,
+}
+
+pub enum Outcome {
+    Created {
+        etag: String,
+    },
+    Replaced {
+        etag: String,
+    },
+    /// An empty body below a live prefix: an encoder that only asks whether it may come (DASH-IF Live
+    /// Media Ingest). There is no object.
+    Probed,
 }
 
 /// What a request asks to upload; nothing is touched yet.
@@ -151,8 +167,17 @@ impl Upload {
         &self.name
     }
 
-    /// Open the object.
+    /// The whole request is here, and its body is empty. Returns what follows it.
+    fn probe(&self, input: &[u8]) -> Option<Vec<u8>> {
+        let mut decoder = BodyDecoder::new(self.framing);
+        let mut is_empty = true;
+        let progress = decoder.decode(input, &mut |_| is_empty = false).ok()?;
+        (progress.finished && is_empty).then(|| input[progress.consumed..].to_vec())
+    }
+
+    /// Open the object, if the packager wants it.
     async fn begin(self, ingest: &Ingest) -> Result<Receiving, PutError> {
+        let feed = ingest.packager.feed(&self.name).map_err(PutError::Refused)?;
         let class = media_type::class_of(&self.name, self.info.header("Content-Type"));
         let visibility =
             if class == Class::Manifest { Visibility::WhenSealed } else { Visibility::AtOnce };
@@ -162,8 +187,12 @@ impl Upload {
             store.begin(NewObject { name: &self.name, info: self.info, visibility, rule, core })
         };
         let writer = ingest.disk.run(begin).await?;
-        let marker = (class == Class::Segment).then(Marker::default);
-        Ok(Receiving { writer, decoder: BodyDecoder::new(self.framing), marker })
+        let watcher = match feed {
+            Some(feed) => Watcher::Feed(Box::new(feed)),
+            None if class == Class::Segment => Watcher::Marker(Box::default()),
+            None => Watcher::Nobody,
+        };
+        Ok(Receiving { writer, decoder: BodyDecoder::new(self.framing), watcher })
     }
 }
 
@@ -176,6 +205,10 @@ pub async fn receive(
     deadline: &Deadline,
 ) -> Result<Received, PutError> {
     deadline.phase(Phase::Uploading);
+    let is_live = ingest.packager.is_live(&upload.name);
+    if let Some(leftover) = upload.probe(&input).filter(|_| is_live) {
+        return Ok(Received { outcome: Outcome::Probed, leftover });
+    }
     let expects_continue = upload.expects_continue;
     let mut receiving = upload.begin(ingest).await?;
     if expects_continue && input.is_empty() && !receiving.decoder.is_finished() {
@@ -204,7 +237,11 @@ pub async fn receive(
         }
     }
     deadline.clear();
-    seal(ingest, receiving.writer, leftover).await
+    if is_live && receiving.writer.object().tail() == 0 {
+        // A probe after all: dropped unfinished, its object is gone.
+        return Ok(Received { outcome: Outcome::Probed, leftover });
+    }
+    seal(ingest, receiving, leftover).await
 }
 
 async fn wait_for_bytes(ingest: &Ingest, socket: &Socket, deadline: &Deadline) {
@@ -216,7 +253,28 @@ async fn wait_for_bytes(ingest: &Ingest, socket: &Socket, deadline: &Deadline) {
 struct Receiving {
     writer: Writer,
     decoder: BodyDecoder,
-    marker: Option<Marker>,
+    watcher: Watcher,
+}
+
+/// Who looks at bytes once they are appended.
+enum Watcher {
+    /// Below a live prefix. Dropped without its `end`, it takes the upload for torn.
+    Feed(Box<Feed>),
+    Marker(Box<Marker>),
+    Nobody,
+}
+
+impl Watcher {
+    fn note(&mut self, bytes: &[u8], writer: &mut Writer) -> Result<(), PutError> {
+        match self {
+            Watcher::Feed(feed) => feed.note(bytes, writer).map_err(PutError::Refused),
+            Watcher::Marker(marker) => {
+                marker.note(bytes, writer);
+                Ok(())
+            }
+            Watcher::Nobody => Ok(()),
+        }
+    }
 }
 
 impl Receiving {
@@ -278,9 +336,7 @@ impl Receiving {
         let mut pieces = Vec::new();
         let progress = self.decoder.decode(input, &mut |piece| pieces.push(IoSlice::new(piece)));
         self.writer.append(&pieces)?;
-        if let Some(marker) = &mut self.marker {
-            pieces.iter().for_each(|piece| marker.note(piece, &mut self.writer));
-        }
+        pieces.iter().try_for_each(|piece| self.watcher.note(piece, &mut self.writer))?;
         // Bytes in front of a framing error were accepted; readers saw them, then the abort.
         Ok(progress?.consumed)
     }
@@ -294,7 +350,15 @@ fn receive_into(socket: &Socket, buffer: &mut [u8]) -> Result<Option<usize>, Put
     }
 }
 
-async fn seal(ingest: &Ingest, writer: Writer, leftover: Vec<u8>) -> Result<Received, PutError> {
+async fn seal(
+    ingest: &Ingest,
+    receiving: Receiving,
+    leftover: Vec<u8>,
+) -> Result<Received, PutError> {
+    let Receiving { writer, watcher, .. } = receiving;
+    if let Watcher::Feed(feed) = &watcher {
+        feed.check().map_err(PutError::Refused)?;
+    }
     let object = writer.object().clone();
     let sealing = ingest.disk.run(|| writer.finish()).await?;
     if ingest.options.is_durable && !ingest.store.is_memory_only() {
@@ -309,8 +373,13 @@ async fn seal(ingest: &Ingest, writer: Writer, leftover: Vec<u8>) -> Result<Rece
             ingest.ring.sync(Arc::new(folder)).await.map_err(StorageError::from)?;
         }
     }
+    if let Watcher::Feed(feed) = watcher {
+        feed.end(&object, ingest.core);
+    }
     let etag = object.seal().map(|seal| seal.etag.clone()).unwrap_or_default();
-    Ok(Received { replaced: committed.replaced, etag, leftover })
+    let outcome =
+        if committed.replaced { Outcome::Replaced { etag } } else { Outcome::Created { etag } };
+    Ok(Received { outcome, leftover })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::packager::Packager;
 use crate::runtime::counters::Counters;
 use crate::runtime::file_ring::FileRing;
 use crate::runtime::offload::Disk;
@@ -30,6 +31,7 @@ pub struct Options {
 pub struct Ingest {
     pub core: usize,
     pub store: Arc<Store>,
+    pub packager: Arc<Packager>,
     pub ring: Rc<FileRing>,
     pub disk: Disk,
     pub counters: Arc<Counters>,

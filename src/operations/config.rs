@@ -64,6 +64,7 @@ options! {
         headers: HeadersSection = HeadersSection::default();
         cors: CorsSection = CorsSection::default();
         compat: CompatSection = CompatSection::default();
+        live: Vec<LiveSection> = vec![LiveSection::default()];
         retention: Vec<RetentionSection> = Vec::new();
     }
 }
@@ -115,6 +116,8 @@ options! {
         watched_names_max: usize = 10_000;
         /// Registered read buffers of 256 KiB for each core.
         read_buffers: u16 = 16;
+        /// Reports of players (CMCD) that each core logs in a second, with target "cmcd"; more are only counted. 0 logs none.
+        cmcd_lines_per_s_max: u32 = 100;
     }
 }
 
@@ -163,6 +166,49 @@ options! {
 }
 
 options! {
+    /// `[[live]]`, repeated; the longest matching prefix counts
+    LiveSection {
+        /// Uploads whose path starts so are listed as LL-HLS and LL-DASH, a publishing point for each folder. `live = []` lists none.
+        prefix: String = "/live/".into();
+        /// Milliseconds of a part.
+        part_ms: u64 = 200;
+        /// Seconds of a segment; it is cut at the next place to start decoding.
+        segment_s: f64 = 2.0;
+        /// Seconds that a playlist shows of a live presentation.
+        window_s: u64 = 60;
+        /// How parts are addressed: "urls" (each has its own), "byte_ranges" (of their segment), or "none" (segments only).
+        parts: LiveParts = LiveParts::Urls;
+        /// What a playlist shows: "window" (the last window_s), or "event" (everything from the start).
+        playlist_type: PlaylistType = PlaylistType::Window;
+        /// Content steering: `{ ttl_s = 300, pathways = [{ id = "a" }, { id = "b", host = "b.example" }] }`; the first pathway is the playlist's own host.
+        steering: Option<SteeringSection> = None;
+    }
+}
+
+/// `[live.steering]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SteeringSection {
+    #[serde(default = "SteeringSection::default_ttl_s")]
+    pub ttl_s: u64,
+    pub pathways: Vec<PathwaySection>,
+}
+
+impl SteeringSection {
+    /// What RFC 8216bis §7.2 recommends.
+    fn default_ttl_s() -> u64 {
+        300
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PathwaySection {
+    pub id: String,
+    pub host: Option<String>,
+}
+
+options! {
     /// `[[retention]]`, repeated; the longest matching prefix counts
     RetentionSection {
         /// Objects whose path starts so; "/" is all.
@@ -195,6 +241,21 @@ pub enum OnAbort {
 pub enum LogFormat {
     Text,
     Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LiveParts {
+    Urls,
+    ByteRanges,
+    None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlaylistType {
+    Window,
+    Event,
 }
 
 /// What is wrong with the configuration: the operator's to mend.
@@ -277,6 +338,17 @@ impl Config {
         if self.retention.iter().any(|rule| !rule.prefix.starts_with('/')) {
             return wrong("retention.prefix", "a prefix starts with a slash");
         }
+        self.check_live()
+    }
+
+    fn check_live(&self) -> Result<(), ConfigError> {
+        for (index, rule) in self.live.iter().enumerate() {
+            rule.check()?;
+            if self.live[..index].iter().any(|other| other.prefix == rule.prefix) {
+                let why = format!("{} is there twice", rule.prefix);
+                return Err(ConfigError::Value { key: "live.prefix", why });
+            }
+        }
         Ok(())
     }
 
@@ -309,6 +381,75 @@ impl Config {
     }
 }
 
+impl LiveSection {
+    /// A playlist must show so many segments at least (RFC 8216bis §6.2.2).
+    const WINDOW_SEGMENTS_MIN: f64 = 3.0;
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |key, why: String| Err(ConfigError::Value { key, why });
+        let prefix = &self.prefix;
+        let is_folder = prefix.len() > 2 && prefix.starts_with('/') && prefix.ends_with('/');
+        let parts: Vec<&str> = prefix.trim_matches('/').split('/').collect();
+        let is_normal = !parts.iter().any(|part| matches!(*part, "" | "." | ".."));
+        if !is_folder || !is_normal || prefix.contains(char::is_control) {
+            let why = format!("{prefix:?} is not a folder such as \"/live/\"");
+            return wrong("live.prefix", why);
+        }
+        if parts[0] == ".headwater" {
+            return wrong(
+                "live.prefix",
+                "names below /.headwater/ are the server's own".to_owned(),
+            );
+        }
+        if !(50..=10_000).contains(&self.part_ms) {
+            return wrong("live.part_ms", format!("{} is not 50 to 10,000", self.part_ms));
+        }
+        if !(0.5..=60.0).contains(&self.segment_s) {
+            return wrong("live.segment_s", format!("{} is not 0.5 to 60", self.segment_s));
+        }
+        if self.part_ms as f64 > self.segment_s * 1000.0 {
+            return wrong("live.part_ms", "a part is not longer than a segment".to_owned());
+        }
+        if (self.window_s as f64) < Self::WINDOW_SEGMENTS_MIN * self.segment_s {
+            let why = format!("{} is less than three segments", self.window_s);
+            return wrong("live.window_s", why);
+        }
+        if self.window_s > WINDOW_S_MAX {
+            return wrong("live.window_s", format!("{WINDOW_S_MAX} at most (a day)"));
+        }
+        self.steering.as_ref().map_or(Ok(()), SteeringSection::check)
+    }
+}
+
+/// A longer window is `playlist_type = "event"`.
+const WINDOW_S_MAX: u64 = 86_400;
+
+impl SteeringSection {
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |why: String| Err(ConfigError::Value { key: "live.steering", why });
+        if self.ttl_s == 0 || self.pathways.is_empty() {
+            return wrong("ttl_s is at least 1, and at least one pathway is needed".to_owned());
+        }
+        for (index, pathway) in self.pathways.iter().enumerate() {
+            let id = &pathway.id;
+            let is_id = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+            if id.is_empty() || !id.chars().all(is_id) {
+                return wrong(format!("pathway id {id:?}: letters, digits and .-_ are possible"));
+            }
+            if self.pathways[..index].iter().any(|other| other.id == *id) {
+                return wrong(format!("pathway {id} is there twice"));
+            }
+            let is_host = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
+            if let Some(host) = &pathway.host
+                && (host.is_empty() || !host.chars().all(is_host))
+            {
+                return wrong(format!("{host:?} is not a host such as \"b.example:8080\""));
+            }
+        }
+        Ok(())
+    }
+}
+
 type Row = (&'static str, String, String);
 
 /// Title, then key, default and help of each row.
@@ -336,6 +477,7 @@ fn sections() -> Vec<(&'static str, Vec<Row>)> {
         ("[headers]", rows::<HeadersSection>(HeadersSection::ROWS)),
         ("[cors]", rows::<CorsSection>(CorsSection::ROWS)),
         ("[compat]", rows::<CompatSection>(CompatSection::ROWS)),
+        ("[[live]]", rows::<LiveSection>(LiveSection::ROWS)),
         ("[[retention]]", rows::<RetentionSection>(RetentionSection::ROWS)),
     ]
 }
@@ -410,6 +552,64 @@ mod tests {
             live.map(|line| line.trim_start_matches('#').to_owned() + "\n").collect();
         let text = text.split("[[retention]]").next().unwrap().to_owned();
         assert_eq!(toml::from_str::<Config>(&text).unwrap(), Config::default(), "{text}");
+    }
+
+    fn live(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("h.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(Some(&path), &[])
+    }
+
+    #[test]
+    fn live_rules_are_there_by_default_and_can_be_replaced() {
+        assert_eq!(live("").unwrap().live, [LiveSection::default()]);
+        assert!(live("live = []").unwrap().live.is_empty());
+        let text = "[[live]]\nprefix = \"/a/b/\"\nparts = \"byte_ranges\"\n\
+            playlist_type = \"event\"\n[live.steering]\npathways = [{ id = \"a\" }, \
+            { id = \"b\", host = \"b.example:8080\" }]\n[[live]]\nsegment_s = 4\n";
+        let config = live(text).unwrap();
+        let [first, second] = config.live.as_slice() else { panic!("{config:?}") };
+        let steering = first.steering.as_ref().unwrap();
+        assert_eq!(
+            (first.parts, first.playlist_type),
+            (LiveParts::ByteRanges, PlaylistType::Event)
+        );
+        assert_eq!((steering.ttl_s, steering.pathways.len()), (300, 2));
+        assert_eq!((second.prefix.as_str(), second.segment_s), ("/live/", 4.0));
+        let shown = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<Config>(&shown).unwrap(), config, "{shown}");
+    }
+
+    #[test]
+    fn wrong_live_rules_are_told_apart() {
+        let cases = [
+            ("prefix = \"/\"", "live.prefix"),
+            ("prefix = \"//\"", "live.prefix"),
+            ("prefix = \"/live\"", "live.prefix"),
+            ("prefix = \"live/\"", "live.prefix"),
+            ("prefix = \"/a//b/\"", "live.prefix"),
+            ("prefix = \"/a/../b/\"", "live.prefix"),
+            ("prefix = \"/.headwater/\"", "live.prefix"),
+            ("part_ms = 49", "live.part_ms"),
+            ("part_ms = 10001", "live.part_ms"),
+            ("part_ms = 3000", "live.part_ms"),
+            ("segment_s = 0.4", "live.segment_s"),
+            ("segment_s = nan", "live.segment_s"),
+            ("segment_s = 61.0", "live.segment_s"),
+            ("segment_s = 20.1", "live.window_s"),
+            ("window_s = 90000", "live.window_s"),
+            ("steering = { pathways = [] }", "live.steering"),
+            ("steering = { pathways = [{ id = \"a b\" }] }", "live.steering"),
+            ("steering = { pathways = [{ id = \"a\" }, { id = \"a\" }] }", "live.steering"),
+            ("steering = { pathways = [{ id = \"a\", host = \"a/b\" }] }", "live.steering"),
+            ("[[live]]", "live.prefix"),
+        ];
+        for (line, key) in cases {
+            let error = live(&format!("[[live]]\n{line}\n")).unwrap_err().to_string();
+            assert!(error.contains(&format!("option {key} is wrong")), "{line}: {error}");
+        }
+        assert!(live("[[live]]\nparts = \"some\"").is_err());
     }
 
     #[test]

@@ -45,13 +45,20 @@ pub fn read_file(path: &Path, section: &CorsSection) -> Result<CorsSection, Conf
     Ok(cors)
 }
 
+/// What players send about themselves (CTA-5004); always allowed.
+const CMCD_HEADERS: [&str; 4] = ["CMCD-Request", "CMCD-Object", "CMCD-Status", "CMCD-Session"];
+
 /// Lines of every answer. With several origins the one that applies depends on the request. Scripts
 /// may read all response fields: credentials are never allowed here, so `*` means just that.
 pub fn common_lines(cors: &CorsSection) -> Vec<u8> {
     let mut lines = String::new();
     match cors.origins.as_slice() {
         [] => return Vec::new(),
-        [only] => lines += &format!("Access-Control-Allow-Origin: {only}\r\n"),
+        [only] => {
+            lines += &format!("Access-Control-Allow-Origin: {only}\r\n");
+            // Resource Timing: scripts may see how long the answer took.
+            lines += &format!("Timing-Allow-Origin: {only}\r\n");
+        }
         _ => lines += "Vary: Origin\r\n",
     }
     lines += "Access-Control-Expose-Headers: *\r\n";
@@ -68,7 +75,11 @@ pub fn preflight_lines(cors: &CorsSection) -> Vec<u8> {
     if cors.origins.is_empty() {
         return Vec::new();
     }
-    let (methods, headers) = (cors.methods.join(", "), cors.headers.join(", "));
+    let is_listed =
+        |name: &&str| cors.headers.iter().any(|header| header.eq_ignore_ascii_case(name));
+    let reports = CMCD_HEADERS.into_iter().filter(|name| !is_listed(name));
+    let headers: Vec<&str> = cors.headers.iter().map(String::as_str).chain(reports).collect();
+    let (methods, headers) = (cors.methods.join(", "), headers.join(", "));
     format!(
         "Access-Control-Allow-Methods: {methods}\r\nAccess-Control-Allow-Headers: {headers}\r\n\
          Access-Control-Max-Age: 86400\r\n"
@@ -79,6 +90,19 @@ pub fn preflight_lines(cors: &CorsSection) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn players_may_report_and_measure() {
+        let text = |lines: Vec<u8>| String::from_utf8(lines).unwrap();
+        let cors = CorsSection::default();
+        assert!(text(common_lines(&cors)).contains("Timing-Allow-Origin: *\r\n"));
+        assert!(text(preflight_lines(&cors)).contains("Expires, CMCD-Request, CMCD-Object"));
+        let several = CorsSection { origins: vec!["a".into(), "b".into()], ..cors.clone() };
+        assert!(!text(common_lines(&several)).contains("Timing"), "it depends on the request");
+        let own = CorsSection { headers: vec!["cmcd-request".into()], ..cors };
+        let lines = text(preflight_lines(&own));
+        assert!(lines.contains("cmcd-request, CMCD-Object") && !lines.contains("CMCD-Request"));
+    }
 
     #[test]
     fn the_file_of_go_chunked_is_understood() {

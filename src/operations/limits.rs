@@ -5,7 +5,7 @@ use crate::store::{NAME_BYTES_MAX, NAME_PART_BYTES_MAX, RECORD_BYTES_MAX};
 use crate::wire::fmp4::MOOF_BYTES_MAX;
 use crate::wire::http1::{CHUNK_LINE_BYTES_MAX, HEADERS_MAX, RANGES_MAX, TRAILER_BYTES_MAX};
 
-use super::config::Config;
+use super::config::{Config, LimitsSection, StoreSection};
 
 /// Name, value, and what happens beyond it.
 pub type Limit = (&'static str, u64, &'static str);
@@ -36,7 +36,10 @@ pub const FIXED: &[Limit] = &[
 
 /// Limits that are options, with their present values.
 pub fn configured(config: &Config) -> Vec<Limit> {
-    let (store, limits) = (&config.store, &config.limits);
+    [store_limits(&config.store), connection_limits(&config.limits)].concat()
+}
+
+fn store_limits(store: &StoreSection) -> Vec<Limit> {
     vec![
         ("store.extent_bytes", store.extent_bytes, "one extent file; a longer object gets another"),
         ("store.object_bytes_max", store.object_bytes_max, "one object; longer: 413"),
@@ -61,6 +64,11 @@ pub fn configured(config: &Config) -> Vec<Limit> {
             store.mappings_max as u64,
             "mapped extents; more: the least used is unmapped",
         ),
+    ]
+}
+
+fn connection_limits(limits: &LimitsSection) -> Vec<Limit> {
+    vec![
         (
             "limits.connections_max",
             limits.connections_max as u64,
@@ -103,6 +111,11 @@ pub fn configured(config: &Config) -> Vec<Limit> {
             "limits.read_buffers",
             u64::from(limits.read_buffers),
             "buffers of 256 KiB per core; more reads wait",
+        ),
+        (
+            "limits.cmcd_lines_per_s_max",
+            u64::from(limits.cmcd_lines_per_s_max),
+            "CMCD reports logged per second and core; more: counted",
         ),
     ]
 }

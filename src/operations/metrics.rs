@@ -20,9 +20,23 @@ const GAUGES: &[(&str, &str)] = &[
     ("sealed_bytes", "Bytes of sealed objects"),
     ("body_cache_bytes", "Bytes of small sealed objects held in memory"),
     ("watched_names", "Absent names that requests wait for"),
+    ("live_points", "Publishing points"),
+    ("live_tracks", "Tracks of all publishing points"),
     ("cores", "Worker threads"),
     ("io_uring", "1 if cores run on io_uring, 0 on the epoll fall-back"),
 ];
+
+/// What the packager tells of its presentations.
+#[derive(Debug, Clone, Default)]
+pub struct LiveFigures {
+    pub points: u64,
+    pub tracks: u64,
+    /// Counters of events: name, help, value.
+    pub events: Vec<(&'static str, &'static str, u64)>,
+}
+
+/// Asked at each scrape.
+pub type AskLive = dyn Fn() -> LiveFigures + Send + Sync;
 
 /// Makes the page.
 pub struct Page {
@@ -36,6 +50,7 @@ struct Source {
 
 struct Parts {
     store: Arc<Store>,
+    live: Box<AskLive>,
     cores: Vec<Arc<Counters>>,
     is_io_uring: bool,
 }
@@ -47,10 +62,15 @@ impl std::fmt::Debug for Parts {
 }
 
 impl Page {
-    pub fn new(store: Arc<Store>, cores: Vec<Arc<Counters>>, is_io_uring: bool) -> Page {
+    pub fn new(
+        store: Arc<Store>,
+        live: Box<AskLive>,
+        cores: Vec<Arc<Counters>>,
+        is_io_uring: bool,
+    ) -> Page {
         let mut registry = Registry::with_prefix("headwater");
-        registry
-            .register_collector(Box::new(Source { parts: Parts { store, cores, is_io_uring } }));
+        let parts = Parts { store, live, cores, is_io_uring };
+        registry.register_collector(Box::new(Source { parts }));
         Page { registry }
     }
 
@@ -79,7 +99,11 @@ impl Collector for Source {
             "Log lines dropped because stderr was stuck",
             log::dropped_lines(),
         )?;
-        for ((name, help), value) in GAUGES.iter().zip(self.gauge_values()) {
+        let live = (self.parts.live)();
+        for (name, help, value) in &live.events {
+            write_counter(&mut encoder, name, help, *value)?;
+        }
+        for ((name, help), value) in GAUGES.iter().zip(self.gauge_values(&live)) {
             let gauge = ConstGauge::new(value);
             let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
             gauge.encode(metric)?;
@@ -89,7 +113,7 @@ impl Collector for Source {
 }
 
 impl Source {
-    fn gauge_values(&self) -> [i64; GAUGES.len()] {
+    fn gauge_values(&self, live: &LiveFigures) -> [i64; GAUGES.len()] {
         let gauges = self.parts.store.gauges();
         [
             gauges.objects as i64,
@@ -97,6 +121,8 @@ impl Source {
             gauges.sealed_bytes as i64,
             gauges.body_cache_bytes as i64,
             gauges.watched_names as i64,
+            live.points as i64,
+            live.tracks as i64,
             self.parts.cores.len() as i64,
             i64::from(self.parts.is_io_uring),
         ]

@@ -38,7 +38,8 @@ impl Point {
         let is_over = state.entries.iter().all(|entry| entry.track.is_ended);
         let part_us = shape.part_us_max.max(1);
         let target_ms = (part_us * 4 / 1000) as u64;
-        let end_us = lead.listed().next_back().map_or(start_us, |last| last.wall_us() + last.duration_us());
+        let end_us =
+            lead.listed().next_back().map_or(start_us, |last| last.wall_us() + last.duration_us());
         Some(Mpd {
             kind: if is_over { MpdKind::Static } else { MpdKind::Dynamic },
             availability_start_ms: start_us.div_euclid(1000),
@@ -129,7 +130,8 @@ fn set_of(
     let zero_us = first.publication.zero_us;
     let timescale = first.timescale;
     let ticks = |us: Micros| (us.max(0) as u128 * u128::from(timescale) / 1_000_000) as u64;
-    let is_regular = track.listed().filter(is_of_run).all(|segment| is_in_step(track, segment, shape, from_us));
+    let is_regular =
+        track.listed().filter(is_of_run).all(|segment| is_in_step(track, segment, shape, from_us));
     let offset = ticks(from_us - zero_us);
     let media = segment_uri("$RepresentationID$", "", 0, entry.info.is_ts);
     let media = media.replace("//0.", "/$Number$.");
@@ -138,7 +140,11 @@ fn set_of(
         timescale: u32::try_from(timescale).unwrap_or(u32::MAX),
         init: first.init.as_ref().map(|_| "$RepresentationID$/init.mp4".to_owned()),
         media,
-        start_number: if is_regular { first.msn.saturating_sub(number.max(0) as u64) } else { first.msn },
+        start_number: if is_regular {
+            first.msn.saturating_sub(number.max(0) as u64)
+        } else {
+            first.msn
+        },
         presentation_time_offset: offset,
         duration: is_regular.then(|| ticks(shape.segment_us)),
         timeline: if is_regular { Vec::new() } else { timeline(track, period) },
@@ -156,7 +162,11 @@ fn set_of(
         },
         mime: media_type(entry).to_owned(),
         lang: entry.info.language.clone(),
-        roles: if entry.info.roles.is_empty() { vec!["main".to_owned()] } else { entry.info.roles.clone() },
+        roles: if entry.info.roles.is_empty() {
+            vec!["main".to_owned()]
+        } else {
+            entry.info.roles.clone()
+        },
         segment_alignment: true,
         start_with_sap: track.listed().all(|segment| segment.starts_sync).then_some(1),
         inband_event_streams: Vec::new(),
@@ -175,7 +185,8 @@ fn set_of(
 
 /// The segment lies where a template with a duration says.
 fn is_in_step(track: &Track, segment: &Segment, shape: &Shape, from_us: Micros) -> bool {
-    let Some(origin) = track.origins().iter().find(|o| o.publication.run == segment.publication.run)
+    let Some(origin) =
+        track.origins().iter().find(|o| o.publication.run == segment.publication.run)
     else {
         return false;
     };
@@ -192,7 +203,9 @@ fn timeline(track: &Track, period: &Origin) -> Vec<Timeline> {
     let complete = track.listed().filter(|segment| segment.is_complete);
     for segment in complete.filter(|s| s.publication.run == period.publication.run) {
         match runs.last_mut() {
-            Some(last) if last.d == segment.duration && last.t + last.d * (last.r + 1) == segment.time => {
+            Some(last)
+                if last.d == segment.duration && last.t + last.d * (last.r + 1) == segment.time =>
+            {
                 last.r += 1;
             }
             _ => runs.push(Timeline { t: segment.time, d: segment.duration, r: 0 }),
@@ -230,16 +243,19 @@ fn frame_rate(rate: f64) -> String {
 
 fn event_streams(state: &State, from_us: Micros, until_us: Option<Micros>) -> Vec<EventStream> {
     let mut streams: Vec<EventStream> = Vec::new();
-    let is_inside = |ms: i64| ms * 1000 >= from_us && until_us.is_none_or(|until| ms * 1000 < until);
+    let is_inside =
+        |ms: i64| ms * 1000 >= from_us && until_us.is_none_or(|until| ms * 1000 < until);
     for (number, range) in state.dateranges.iter().enumerate() {
         if !is_inside(range.start_ms) {
             continue;
         }
-        let command = range.scte35_cmd.as_ref().or(range.scte35_out.as_ref()).or(range.scte35_in.as_ref());
+        let command =
+            range.scte35_cmd.as_ref().or(range.scte35_out.as_ref()).or(range.scte35_in.as_ref());
         let (scheme, data) = match command {
             Some(section) => (SCTE35_XML_SCHEME.to_owned(), EventData::Base64(section.clone())),
             None => {
-                let scheme = range.class.clone().unwrap_or_else(|| "urn:x-headwater:event".to_owned());
+                let scheme =
+                    range.class.clone().unwrap_or_else(|| "urn:x-headwater:event".to_owned());
                 (scheme, EventData::Text(range.id.clone()))
             }
         };

@@ -10,17 +10,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::Refusal;
 use super::events;
 use super::naming::{Key, MAIN};
 use super::point::{Fmp4Init, Over, Pending, Point, TrackInfo};
 use super::track::{ChunkHead, InitSegment, Kind, Micros};
-use super::Refusal;
 use crate::store::{MarkKind, Object, Writer};
 use crate::wire::fmp4::{self, CmafChunk, FragmentScanner, Handler, Init, TrackFragment};
 use crate::wire::mpegts::{self, CLOCK_HZ, Program, StreamKind, TsScanner};
 
 /// A longer preamble is not one.
 const PREAMBLE_BYTES_MAX: u64 = 256 << 10;
+/// A later decode time would overflow before long.
+const DECODE_TIME_MAX: u64 = 1 << 62;
 /// Pushed playlists and MPDs are read up to this; longer ones are served all the same.
 const LIST_BYTES_MAX: usize = 1 << 20;
 /// What ends in these must be what it says (DASH-IF ingest: 415).
@@ -111,7 +113,7 @@ impl Feed {
             }
         }
         outcome?;
-        if matches!(self.form, Form::Plain) && self.is_recognised_media() {
+        if matches!(self.form, Form::Plain) && self.claims_media() {
             return Err(not_media(&self.target.rest));
         }
         if let Some(keep_from) = self.target.point.first_byte_of(writer.object()) {
@@ -134,9 +136,16 @@ impl Feed {
     }
 
     /// It says that it is media, and is not what it says.
-    fn is_recognised_media(&self) -> bool {
+    fn claims_media(&self) -> bool {
         let extension = self.target.rest.trim_end_matches(')').rsplit_once('.').map(|(_, e)| e);
-        extension.is_some_and(|e| MEDIA_EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(e)))
+        extension
+            .is_some_and(|e| MEDIA_EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(e)))
+    }
+
+    /// All bytes have come. What claims to be media and was not recognised in all of them is refused.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let is_unknown = matches!(self.form, Form::Unknown(..)) && self.target.has_begun;
+        if is_unknown && self.claims_media() { Err(not_media(&self.target.rest)) } else { Ok(()) }
     }
 
     /// The upload was sealed: an orderly end.
@@ -185,8 +194,17 @@ impl Target {
     }
 
     fn too_many_tracks(&self) -> Refusal {
-        refusal(400, format!("the publishing point {} has as many tracks as it may", self.point.name))
+        refusal(
+            400,
+            format!("the publishing point {} has as many tracks as it may", self.point.name),
+        )
     }
+}
+
+/// Saturates far below what sums of some of them could overflow.
+fn to_us(ticks: u64, timescale: u32) -> Micros {
+    let us = u128::from(ticks) * 1_000_000 / u128::from(timescale.max(1));
+    Micros::try_from(us).unwrap_or(Micros::MAX).min(1 << 60)
 }
 
 fn refusal(status: u16, text: impl Into<String>) -> Refusal {
@@ -265,7 +283,9 @@ impl Fmp4 {
                 Ok(())
             }
             NotFmp4 => Ok(()),
-            Lost { why } => Err(refusal(400, format!("the fragmented MP4 makes no sense here: {why}"))),
+            Lost { why } => {
+                Err(refusal(400, format!("the fragmented MP4 makes no sense here: {why}")))
+            }
         }
     }
 
@@ -314,11 +334,11 @@ impl Fmp4 {
         let Some(&(_, index)) = bound else { return Ok(()) };
         let head = self.head(start, chunk, traf, index, target, writer)?;
         let timescale = self.timescale_of(traf.track_id, target);
-        let time_us = head.time as Micros * 1_000_000 / timescale as Micros;
-        self.media_us += head.duration as Micros * 1_000_000 / timescale as Micros;
+        let time_us = to_us(head.time, timescale);
+        self.media_us = self.media_us.saturating_add(to_us(head.duration, timescale));
         if !self.begun.contains(&index) {
             self.begun.push(index);
-            let rate = f64::from(timescale as u32) / f64::from(traf.sample_duration.max(1));
+            let rate = f64::from(timescale) / f64::from(traf.sample_duration.max(1));
             let is_visual = self.is_muxed || target.point.is_visual(index);
             target.point.update_info(index, |info| {
                 info.frame_rate = is_visual.then_some(rate).filter(|rate| *rate < 1000.0);
@@ -337,7 +357,8 @@ impl Fmp4 {
     fn timescale_of(&self, track_id: u32, target: &Target) -> u32 {
         let of = |init: &Fmp4Init| init.track(track_id).map(|track| track.timescale);
         let own = self.own.as_ref().and_then(|(init, _)| of(init));
-        own.or_else(|| target.point.source(&target.key).and_then(|source| of(&source.init))).unwrap_or(1)
+        own.or_else(|| target.point.source(&target.key).and_then(|source| of(&source.init)))
+            .unwrap_or(1)
     }
 
     fn head(
@@ -349,15 +370,15 @@ impl Fmp4 {
         target: &Target,
         writer: &Writer,
     ) -> Result<ChunkHead, Refusal> {
-        let Some(time) = traf.decode_time else {
-            return Err(refusal(400, "a fragment has no decode time (tfdt): CMAF requires it"));
+        let Some(time) = traf.decode_time.filter(|time| time.value <= DECODE_TIME_MAX) else {
+            let text = "a fragment has no decode time (tfdt) that makes sense: CMAF requires it";
+            return Err(refusal(400, text));
         };
-        let timescale = Micros::from(self.timescale_of(traf.track_id, target).max(1));
-        let of_track = chunk.producer_time.filter(|time| self.is_muxed || time.track_id == traf.track_id);
-        let zero_us = of_track.map(|producer| {
-            let media_us = i128::from(producer.media_time) * 1_000_000 / i128::from(timescale);
-            producer.ntp_ms_unix * 1000 - Micros::try_from(media_us).unwrap_or(Micros::MAX)
-        });
+        let timescale = self.timescale_of(traf.track_id, target);
+        let of_track =
+            chunk.producer_time.filter(|time| self.is_muxed || time.track_id == traf.track_id);
+        let zero_us = of_track
+            .map(|producer| producer.ntp_ms_unix * 1000 - to_us(producer.media_time, timescale));
         Ok(ChunkHead {
             object: writer.object().clone(),
             start,
@@ -405,7 +426,8 @@ impl Fmp4 {
                 };
                 let init = Some(init_segment(bytes));
                 let timescale = u64::from(track.timescale);
-                let bound = target.point.track(&name, &target.key, kind, timescale, info_of(track), init);
+                let bound =
+                    target.point.track(&name, &target.key, kind, timescale, info_of(track), init);
                 self.tracks.push((track.track_id, bound.ok_or_else(|| target.too_many_tracks())?));
             }
         }

@@ -9,11 +9,11 @@ use super::reload::{Edge, Skip};
 use super::track::{Kind, Micros, Segment, Shape, Track};
 use super::view::{About, Text};
 use super::{ListKind, Parts, Steering};
+use crate::wire::playlist;
 use crate::wire::playlist::{
     ByteRange, ContentSteering, Hint, Map, Media, MediaKind, MediaPlaylist, MultivariantPlaylist,
     Part, PlaylistKind, Report, ServerControl, Variant,
 };
-use crate::wire::playlist;
 
 pub(super) const HLS_TYPE: &str = "application/vnd.apple.mpegurl";
 /// EXT-X-PART tags go when they are further than this from the end (RFC 8216bis §6.2.2).
@@ -46,7 +46,12 @@ fn seconds(us: Micros) -> f64 {
 
 impl Point {
     /// The playlist of a track, or its delta update.
-    pub(super) fn playlist(&self, state: &mut State, index: usize, skip: Option<Skip>) -> Option<Arc<Text>> {
+    pub(super) fn playlist(
+        &self,
+        state: &mut State,
+        index: usize,
+        skip: Option<Skip>,
+    ) -> Option<Arc<Text>> {
         let shape = state.shape?;
         let version = state.entries.get(index)?.news.version();
         let texts = &state.entries[index].texts;
@@ -81,7 +86,8 @@ impl Point {
         let entry = &state.entries[index];
         let track = &entry.track;
         let parts_from = parts_from(track, shape);
-        let list = |segment: &Segment| self.listed_segment(entry, segment, segment.msn >= parts_from);
+        let list =
+            |segment: &Segment| self.listed_segment(entry, segment, segment.msn >= parts_from);
         let complete = track.listed().filter(|segment| segment.is_complete);
         let open = track.open_segment().filter(|open| !open.parts.is_empty());
         let first_msn = track.listed().next().map_or(track.open_msn(), |first| first.msn);
@@ -90,7 +96,9 @@ impl Point {
             media_sequence: first_msn,
             discontinuity_sequence: track.discontinuity_sequence,
             kind: self.list_kind(track),
-            independent_segments: track.listed().all(|segment| segment.starts_sync || segment.is_gap),
+            independent_segments: track
+                .listed()
+                .all(|segment| segment.starts_sync || segment.is_gap),
             server_control: self.server_control(shape),
             part_target_s: (track.part_target > 0).then(|| seconds(track.to_us(track.part_target))),
             segments: complete.map(list).collect(),
@@ -128,7 +136,12 @@ impl Point {
         }
     }
 
-    fn listed_segment(&self, entry: &Entry, segment: &Segment, with_parts: bool) -> playlist::Segment {
+    fn listed_segment(
+        &self,
+        entry: &Entry,
+        segment: &Segment,
+        with_parts: bool,
+    ) -> playlist::Segment {
         let (name, epoch) = (&entry.track.name, &segment.publication.epoch);
         let uri = segment_uri(name, epoch, segment.msn, entry.info.is_ts);
         let part = |(number, part): (usize, &super::track::Part)| Part {

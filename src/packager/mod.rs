@@ -199,16 +199,19 @@ impl Packager {
         if points.len() >= POINTS_MAX && !points.contains_key(name) {
             return None;
         }
-        let make = || {
-            Point::new(name, rule.clone(), self.store.clone(), self.counts.clone(), self.clock)
-        };
+        let make =
+            || Point::new(name, rule.clone(), self.store.clone(), self.counts.clone(), self.clock);
         Some(points.entry(name.into()).or_insert_with(make).clone())
     }
 
     pub fn find(&self, asked: &Asked<'_>) -> Found {
         let Some(rule) = self.rule_of(asked.name) else { return Found::NotLive };
-        let Some(place) = naming::place_below(&rule.prefix, asked.name) else { return Found::NotLive };
-        let Some(point) = self.points.read().get(place.point).cloned() else { return Found::NotLive };
+        let Some(place) = naming::place_below(&rule.prefix, asked.name) else {
+            return Found::NotLive;
+        };
+        let Some(point) = self.points.read().get(place.point).cloned() else {
+            return Found::NotLive;
+        };
         if place.is_single {
             return Found::NotLive;
         }
@@ -272,7 +275,8 @@ impl Point {
             return Found::Refused(Refusal::stalled());
         }
         let is_manifest = matches!(resource, Resource::Manifest);
-        let text = if is_manifest { self.manifest(&mut state) } else { self.multivariant(&mut state) };
+        let text =
+            if is_manifest { self.manifest(&mut state) } else { self.multivariant(&mut state) };
         match text {
             Some(text) => Found::Text { text, max_age_s: (shape.target_duration_s / 2).max(1) },
             None => Found::NotLive,
@@ -307,6 +311,7 @@ impl Point {
         let entry = &state.entries[index];
         let track = &entry.track;
         let (is_ended, seen) = (track.is_ended, entry.news.version());
+        let is_blocking = directives.is_blocking();
         if track.segments.is_empty() {
             drop(state);
             return self.wait_for_start(true, seen_point, asked);
@@ -329,12 +334,10 @@ impl Point {
         if self.is_stalled(&state) {
             return Found::Refused(Refusal::stalled());
         }
-        let skip = directives.skip.filter(|_| self.server_control(&shape).can_skip_until_s.is_some());
-        let max_age_s = if directives.is_blocking() {
-            KEEP_TARGET_DURATIONS * target_s
-        } else {
-            (target_s / 2).max(1)
-        };
+        let skip =
+            directives.skip.filter(|_| self.server_control(&shape).can_skip_until_s.is_some());
+        let max_age_s =
+            if is_blocking { KEEP_TARGET_DURATIONS * target_s } else { (target_s / 2).max(1) };
         match self.playlist(&mut state, index, skip) {
             Some(text) => Found::Text { text, max_age_s },
             None => Found::NotLive,

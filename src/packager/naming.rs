@@ -102,10 +102,8 @@ pub(super) struct Key {
 pub(super) fn key_of(rest: &str) -> Key {
     let rest = rest.split('?').next().unwrap_or(rest);
     let (folder, file) = rest.rsplit_once('/').unwrap_or(("", rest));
-    let file = file
-        .strip_prefix("Streams(")
-        .and_then(|inside| inside.strip_suffix(')'))
-        .unwrap_or(file);
+    let file =
+        file.strip_prefix("Streams(").and_then(|inside| inside.strip_suffix(')')).unwrap_or(file);
     let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
     let mut words: Vec<&str> = stem.split(['-', '_', '.']).filter(|w| !w.is_empty()).collect();
     let mut is_numbered = words.last().is_some_and(|word| number(word).is_some());
@@ -114,7 +112,10 @@ pub(super) fn key_of(rest: &str) -> Key {
     }
     let had_role = words.iter().any(|word| is_role(word));
     words.retain(|word| !is_role(word));
-    if !is_numbered && !had_role && let Some(last) = words.last_mut() {
+    if !is_numbered
+        && !had_role
+        && let Some(last) = words.last_mut()
+    {
         // `a0.m4s`, `a1.m4s`; but `video2.cmfv` is a track.
         let stem = last.trim_end_matches(|c: char| c.is_ascii_digit());
         let is_segment = file.ends_with(".m4s") || file.ends_with(".ts");
@@ -208,6 +209,9 @@ mod tests {
 
     #[test]
     fn epochs_are_short() {
-        assert_eq!((base36(0).as_str(), base36(35).as_str(), base36(36).as_str()), ("0", "z", "10"));
+        assert_eq!(
+            (base36(0).as_str(), base36(35).as_str(), base36(36).as_str()),
+            ("0", "z", "10")
+        );
     }
 }

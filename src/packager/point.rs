@@ -29,12 +29,16 @@ use crate::wire::playlist::DateRange;
 
 /// Tracks of one publishing point.
 pub(super) const TRACKS_MAX: usize = 64;
+/// The last decimal of durations in playlists.
+const LISTED_US: Micros = 10;
 /// Without news for so long a live playlist is not answered any more (RFC 8216bis §6.2.5.2).
 const STALE_TARGET_DURATIONS: u64 = 3;
 /// Date ranges kept, the newest.
 const DATERANGES_MAX: usize = 256;
 /// Clocks that differ by more belong to different runs of an encoder.
 const SAME_CLOCK_US: Micros = 10_000_000;
+/// A producer reference time further from our clock is not believed: half a day.
+const PRODUCER_CLOCK_US_MAX: Micros = 43_200_000_000;
 /// Media time this close to wall time is wall time: epoch-locked (DASH-IF ingest, "dualsync").
 const LOCKED_US: Micros = 3_600_000_000;
 
@@ -123,19 +127,23 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Name and value of each, for the metrics page.
-    pub fn all(&self) -> [(&'static str, u64); 9] {
+    /// Name, help and value of each, for the metrics page.
+    pub fn all(&self) -> [(&'static str, &'static str, u64); 9] {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         [
-            ("restart", of(&self.restarts)),
-            ("gap", of(&self.gaps)),
-            ("repetition", of(&self.repetitions)),
-            ("long_chunk", of(&self.long_chunks)),
-            ("forced_cut", of(&self.forced_cuts)),
-            ("short_part", of(&self.short_parts)),
-            ("refused", of(&self.refused)),
-            ("rendered", of(&self.renders)),
-            ("ts_fault", of(&self.ts_faults)),
+            ("live_restarts", "Publications that followed another in a track", of(&self.restarts)),
+            ("live_gaps", "Holes in the time of a track, listed as GAP", of(&self.gaps)),
+            ("live_repetitions", "Chunks that came again and were left out", of(&self.repetitions)),
+            (
+                "live_long_chunks",
+                "Chunks longer than a part, listed as segments without parts",
+                of(&self.long_chunks),
+            ),
+            ("live_forced_cuts", "Segments that ended without a key frame", of(&self.forced_cuts)),
+            ("live_short_parts", "Parts of less than 85 % of the target", of(&self.short_parts)),
+            ("live_refused", "Uploads refused because of what they contain", of(&self.refused)),
+            ("live_renders", "Versions of media playlists that were written", of(&self.renders)),
+            ("live_ts_faults", "Damages in pushed transport streams", of(&self.ts_faults)),
         ]
     }
 
@@ -495,9 +503,7 @@ impl Point {
     /// The first byte of `object` that somebody may still ask for.
     pub(super) fn first_byte_of(&self, object: &Arc<Object>) -> Option<u64> {
         let state = self.state.lock();
-        if state.shape.is_none() {
-            return None;
-        }
+        state.shape?;
         let first = |entry: &Entry| {
             if !entry.track.pending.is_empty() {
                 return Some(0);
@@ -622,11 +628,11 @@ impl Point {
         let part_us_max = if self.rule.parts == Parts::None {
             0
         } else {
-            let natural = |entry: &Entry| {
-                entry.track.to_us(entry.track.natural_part_target(part_aim_us))
-            };
-            // Rounded up: a target must not fall below its parts.
-            state.entries.iter().map(natural).max().unwrap_or(0) + 1
+            let natural =
+                |entry: &Entry| entry.track.to_us(entry.track.natural_part_target(part_aim_us));
+            // Rounded up to what playlists can say: three of them are PART-HOLD-BACK.
+            let most = state.entries.iter().map(natural).max().unwrap_or(0);
+            (most / LISTED_US + 1) * LISTED_US
         };
         let shape = Shape {
             segment_us,
@@ -658,15 +664,14 @@ impl Point {
         changes: &mut Changes,
     ) {
         let track = &state.entries[index].track;
-        let most = track.to_ticks(shape.part_us_max);
-        let has_enough = track.kind == Kind::Text || track.pending.len() >= 4;
-        if has_enough || pending_us(track).is_some_and(|us| us >= shape.segment_us) {
-            let target = track.natural_part_target(shape.part_us).clamp(1, most.max(1));
-            let target = if track.kind == Kind::Text { most.max(1) } else { target };
-            self.place_pending(state, index, target, shape, now_ms, changes);
-            state.version += 1;
-            changes.news.push(self.news.clone());
-        }
+        let most = track.to_ticks(shape.part_us_max).max(1);
+        let natural = track.natural_part_target(shape.part_us).clamp(1, most);
+        let target = if track.kind == Kind::Text { most } else { natural };
+        self.place_pending(state, index, target, shape, now_ms, changes);
+        state.version += 1;
+        // The other playlists report it from now on.
+        changes.news.extend(state.entries.iter().map(|entry| entry.news.clone()));
+        changes.news.push(self.news.clone());
     }
 
     fn place_pending(
@@ -693,7 +698,9 @@ impl State {
     fn take_mpd(&mut self, mpd: &PushedMpd) -> Vec<usize> {
         self.pushed.note_manifest();
         for track in mpd.tracks.iter().take(TRACKS_MAX) {
-            let Some(name) = track.initialization.as_ref().or(track.media.as_ref()) else { continue };
+            let Some(name) = track.initialization.as_ref().or(track.media.as_ref()) else {
+                continue;
+            };
             let key = key_of(&name.replace("$Number$", "1").replace("$Time$", "1"));
             let labels = (track.language.clone(), track.roles.clone());
             let entries = self.entries.iter_mut().filter(|entry| entry.key == key.track);
@@ -714,9 +721,8 @@ impl State {
     }
 
     fn free_name(&self, name: &str, key: &str) -> String {
-        let is_free = |name: &str| {
-            self.index_of(name).is_none_or(|index| self.entries[index].key == key)
-        };
+        let is_free =
+            |name: &str| self.index_of(name).is_none_or(|index| self.entries[index].key == key);
         let numbered = (2..=TRACKS_MAX).map(|number| format!("{name}-{number}"));
         let mut names = std::iter::once(name.to_owned()).chain(numbered);
         names.find(|name| is_free(name)).unwrap_or_else(|| name.to_owned())
@@ -726,7 +732,8 @@ impl State {
 impl Entry {
     /// Its chunks are placed as they come.
     fn is_shaped(&self, rule: &LiveRule) -> bool {
-        self.track.part_target > 0 || (rule.parts == Parts::None && self.track.publication.is_some())
+        self.track.part_target > 0
+            || (rule.parts == Parts::None && self.track.publication.is_some())
     }
 
     fn complete_count(&self) -> u64 {
@@ -776,7 +783,10 @@ fn zero_of(track: &Track, head: &ChunkHead) -> Micros {
     if (time_us - head.arrived_us).abs() < LOCKED_US {
         return 0;
     }
-    head.zero_us.unwrap_or(head.arrived_us - time_us - track.to_us(head.duration))
+    let arrived_us = head.arrived_us - time_us - track.to_us(head.duration);
+    // Some encoders write media time where the time of day belongs.
+    let is_plausible = |zero_us: &Micros| (zero_us - arrived_us).abs() < PRODUCER_CLOCK_US_MAX;
+    head.zero_us.filter(is_plausible).unwrap_or(arrived_us)
 }
 
 /// The publication that a chunk begins: the one that another track has begun since, if the clocks
@@ -799,6 +809,11 @@ fn publication_for(
     let (run, zero_us, stem) = match joined {
         Some(other) => (other.run, other.zero_us, other.stem.clone()),
         None => {
+            // Dates never run backwards, however fast the encoder before was.
+            let listed_end =
+                track.listed().next_back().map(|last| last.wall_us() + last.duration_us());
+            let earliest_us = listed_end.map_or(zero_us, |end_us| end_us - track.to_us(head.time));
+            let zero_us = if zero_us == 0 { 0 } else { zero_us.max(earliest_us) };
             state.runs += 1;
             let announced = state.entries[index].track.next_epoch.take();
             let stem = announced.filter(|_| zero_us != 0);

@@ -53,7 +53,12 @@ impl PushedLists {
     }
 
     /// A new version was sealed.
-    pub(super) fn take(&mut self, rest: &str, plain: &str, now_ms: Millis) -> Result<(), PlaylistError> {
+    pub(super) fn take(
+        &mut self,
+        rest: &str,
+        plain: &str,
+        now_ms: Millis,
+    ) -> Result<(), PlaylistError> {
         let mut facts = Pushed::parse(plain)?;
         if facts.multivariant || self.lists.len() >= LISTS_MAX && !self.lists.contains_key(rest) {
             self.has_manifest = true;
@@ -62,7 +67,8 @@ impl PushedLists {
         let mut removed = VecDeque::new();
         if let Some(before) = self.lists.remove(rest) {
             removed = before.removed;
-            let gone = before.facts.dateranges.into_iter().filter(|id| !facts.dateranges.contains(id));
+            let gone =
+                before.facts.dateranges.into_iter().filter(|id| !facts.dateranges.contains(id));
             removed.extend(gone.map(|id| (now_ms, id)));
             let keep_ms = facts.server_control.can_skip_until_s.map_or(0.0, |s| s * 1000.0) as u64;
             removed.retain(|(at, _)| now_ms.saturating_sub(*at) <= keep_ms);
@@ -74,8 +80,14 @@ impl PushedLists {
         facts.removed_dateranges = removed.iter().map(|(_, id)| id.clone()).collect();
         self.hinted.extend(facts.hints.iter().map(|hint| hint_path(rest, hint)));
         let text = Text::new(CONTENT_TYPE, plain.to_owned(), now_ms);
-        let list =
-            PushedList { facts, text, plain: plain.to_owned(), delta: None, delta_v2: None, removed };
+        let list = PushedList {
+            facts,
+            text,
+            plain: plain.to_owned(),
+            delta: None,
+            delta_v2: None,
+            removed,
+        };
         self.lists.insert(rest.to_owned(), list);
         Ok(())
     }

@@ -98,9 +98,7 @@ impl Edge {
         }
         let is_there = match part {
             None => msn < self.next_msn,
-            Some(wanted) => {
-                msn < self.next_msn || msn == self.next_msn && wanted < self.open_parts
-            }
+            Some(wanted) => msn < self.next_msn || msn == self.next_msn && wanted < self.open_parts,
         };
         if is_there {
             return Ok(Verdict::Now);
@@ -108,9 +106,13 @@ impl Edge {
         let last_listed = self.next_msn.saturating_sub(1);
         let is_far_part = part.is_some_and(|wanted| {
             let listed = if msn == self.next_msn { self.open_parts } else { 0 };
-            wanted + 1 > listed + self.advance_parts_max()
+            wanted >= listed + self.advance_parts_max()
         });
-        if msn > last_listed + 2 || is_far_part { Err(ReloadError::TooFar) } else { Ok(Verdict::Wait) }
+        if msn > last_listed + 2 || is_far_part {
+            Err(ReloadError::TooFar)
+        } else {
+            Ok(Verdict::Wait)
+        }
     }
 
     /// The Advance Part Limit.
@@ -154,7 +156,9 @@ mod tests {
 
     #[test]
     fn what_comes_next_waits() {
-        for (msn, part) in [(100, None), (101, None), (100, Some(3)), (100, Some(17)), (101, Some(0))] {
+        for (msn, part) in
+            [(100, None), (101, None), (100, Some(3)), (100, Some(17)), (101, Some(0))]
+        {
             assert_eq!(judge(msn, part), Ok(Verdict::Wait), "{msn} {part:?}");
         }
     }

@@ -26,6 +26,8 @@ use crate::store::{Millis, Object};
 /// Microseconds; of media, of wall time since 1970.
 pub(super) type Micros = i64;
 
+/// Later media times are taken to be this one, so that sums of some of them fit: 36,000 years.
+const TIME_US_MAX: Micros = 1 << 60;
 /// Clocks of two tracks, and of a chunk and its successor, may differ so much and still agree.
 const TOLERANCE_US: Micros = 20_000;
 /// A longer hole is a new publication.
@@ -190,7 +192,7 @@ impl Segment {
 
 fn ticks_to_us(ticks: u64, timescale: u64) -> Micros {
     let us = u128::from(ticks) * 1_000_000 / u128::from(timescale);
-    Micros::try_from(us).unwrap_or(Micros::MAX)
+    Micros::try_from(us).unwrap_or(TIME_US_MAX).min(TIME_US_MAX)
 }
 
 /// What all tracks of a presentation agree on. Fixed once: RFC 8216bis allows no change.
@@ -621,8 +623,7 @@ impl Track {
         open.duration += missing;
         while missing > 0 && target > 0 && !open.is_partless {
             let duration = missing.min(target);
-            let part =
-                Part { start: at, end: at, duration, is_independent: false, is_gap: true };
+            let part = Part { start: at, end: at, duration, is_independent: false, is_gap: true };
             open.parts.push(part);
             missing -= duration;
         }

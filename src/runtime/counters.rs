@@ -45,6 +45,12 @@ counters! {
     BodyCacheHits, "body_cache_hits", "Small sealed objects answered from memory";
     FileReads, "file_reads", "Reads of sealed or cold bytes through the file ring";
     WaitedRequests, "waited_requests", "Requests that waited for an absent object";
+    LivePlaylists, "live_playlists", "Playlists, manifests and steering answers of presentations";
+    LiveViews, "live_views", "Parts, whole segments and init segments of presentations";
+    LiveSegmentsFollowed, "live_segments_followed", "Answers that followed a segment in progress";
+    HeldRequests, "held_requests", "Requests that were held until there was news of a presentation";
+    HoldsRefused, "holds_refused", "Requests for presentations that got 503: held too long, or the server was stopping";
+    CmcdLinesDropped, "cmcd_lines_dropped", "CMCD reports not logged because of limits.cmcd_lines_per_s_max";
     DiskStalls, "disk_stalls", "Calls to the disk that took longer than 20 ms";
     StorageErrors, "storage_errors", "Failures of the disk or file system";
 }

@@ -318,6 +318,17 @@ impl Client {
         self.answer_to(method)
     }
 
+    /// Nothing is unread and nothing comes for this long. Only `false` proves anything.
+    pub(crate) fn stays_silent(&mut self, time: Duration) -> bool {
+        if !self.unread.is_empty() {
+            return false;
+        }
+        self.stream.set_read_timeout(Some(time)).unwrap();
+        let silent = self.stream.peek(&mut [0]).is_err();
+        self.stream.set_read_timeout(Some(HANG)).unwrap();
+        silent
+    }
+
     /// Says that nothing more will be sent, and stays to read.
     pub(crate) fn finish_sending(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Write);

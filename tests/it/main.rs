@@ -15,6 +15,7 @@ mod http_condition;
 mod http_errors;
 mod http_get;
 mod http_live;
+mod http_prefix;
 mod http_put;
 mod http_range;
 mod smuggling;
@@ -34,3 +35,13 @@ mod cli;
 mod publish;
 
 mod ffmpeg;
+
+mod hls_checker;
+mod hls_checks;
+mod hls_fmp4;
+mod hls_input;
+mod hls_mock;
+mod hls_playlist;
+mod hls_push;
+mod hls_rules;
+mod hls_ts;

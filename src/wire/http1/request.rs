@@ -56,6 +56,7 @@ pub struct Fields<'b> {
     pub if_modified_since: Option<&'b str>,
     pub if_unmodified_since: Option<&'b str>,
     pub cache_control: Option<&'b str>,
+    pub accept_encoding: Option<&'b str>,
     pub expires: Option<&'b str>,
     pub expect_continue: bool,
 }
@@ -260,6 +261,9 @@ impl<'b> ReadFields<'b> {
             14 if is("Content-Length") => {
                 self.lengths += 1;
                 self.content_length = decimal(header.value);
+            }
+            15 if is("Accept-Encoding") => {
+                self.fields.accept_encoding = std::str::from_utf8(header.value).ok();
             }
             17 if is("Transfer-Encoding") => {
                 self.encodings += 1;

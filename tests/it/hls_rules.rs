@@ -1,0 +1,579 @@
+//! The rules of LL-HLS for a server, one by one: hand-made fragments, pushed when the test says so.
+//!
+//! A `Stage` is a server, one endless push of pictures and what is known of it: fragments of 200 ms,
+//! a key frame every second, so a fragment is a part and five are a segment. Nothing here depends on
+//! the speed of the machine: a test pushes, waits until the playlist shows it, and goes on.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::client::{Answer, Client, Upload, ask, assert_same, get};
+use crate::hls_checker::{Follower, check_answer, max_age, multivariant, resolve};
+use crate::hls_fmp4::Film;
+use crate::hls_playlist::Playlist;
+use crate::server::{HANG, Server, Setup, wait_until};
+
+pub(crate) const POINT: &str = "/live/cam/";
+pub(crate) const PUSHED: &str = "/live/cam/video.mp4";
+/// Pictures in a fragment; fragments in a segment.
+pub(crate) const PART: u32 = 5;
+pub(crate) const SEGMENT: u64 = 5;
+/// Long enough for a server that answers at once to have answered.
+const MOMENT: Duration = Duration::from_millis(300);
+
+/// A server with parts of 200 ms and segments of a second under `/live/`, and these further keys.
+pub(crate) fn origin(keys: &str) -> Server {
+    let table = "[[live]]\nprefix = \"/live/\"\npart_ms = 200\nsegment_s = 1.0\n";
+    Setup::new().table(&format!("{table}{keys}")).start()
+}
+
+/// A whole media playlist that keeps all rules.
+pub(crate) fn playlist(address: SocketAddr, url: &str) -> Playlist {
+    let answer = get(address, url);
+    assert_eq!(answer.status, 200, "{url}: {answer:?}");
+    Playlist::checked(&answer.text()).unwrap_or_else(|why| panic!("{why}\n{}", answer.text()))
+}
+
+/// Waits for a version of which this is true.
+pub(crate) fn until(
+    address: SocketAddr,
+    url: &str,
+    what: &str,
+    is: impl Fn(&Playlist) -> bool,
+) -> Playlist {
+    let deadline = Instant::now() + HANG;
+    loop {
+        let answer = get(address, url);
+        if answer.status == 200 {
+            let text = answer.text();
+            let list = Playlist::checked(&text).unwrap_or_else(|why| panic!("{why}\n{text}"));
+            if is(&list) {
+                return list;
+            }
+            assert!(Instant::now() < deadline, "waited in vain: {what}\n{text}");
+        }
+        assert!(Instant::now() < deadline, "waited in vain: {what}\n{answer:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// One push under way.
+pub(crate) struct Stage {
+    pub(crate) server: Server,
+    pub(crate) upload: Upload,
+    pub(crate) film: Film,
+    /// The media playlist.
+    pub(crate) url: String,
+    /// The fragments pushed so far.
+    pub(crate) pushed: Vec<Vec<u8>>,
+    /// Number of the first segment.
+    base: u64,
+}
+
+impl Stage {
+    /// A push of `parts` fragments that the playlist shows.
+    pub(crate) fn with(keys: &str, parts: usize) -> Stage {
+        let server = origin(keys);
+        let film = Film::video(7);
+        let mut upload = Upload::open(server.address, PUSHED, "");
+        upload.append(&film.init());
+        let (url, pushed) = (String::new(), Vec::new());
+        let mut stage = Stage { server, upload, film, url, pushed, base: 0 };
+        for _ in 0..parts {
+            let fragment = stage.next_fragment();
+            stage.upload.append(&fragment);
+            stage.pushed.push(fragment);
+        }
+        let index = format!("{POINT}index.m3u8");
+        let found = multivariant(stage.address(), &index, 1).playlists();
+        assert_eq!(found.len(), 1, "one track was pushed: {found:?}");
+        stage.url = resolve(&index, &found[0]);
+        let first = until(stage.address(), &stage.url, "a first part", |list| {
+            list.last().1.is_some() || !list.segments.is_empty()
+        });
+        stage.base = first.media_sequence;
+        stage.shown();
+        stage
+    }
+
+    pub(crate) fn start(parts: usize) -> Stage {
+        Stage::with("window_s = 60\n", parts)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.server.address
+    }
+
+    pub(crate) fn next_fragment(&mut self) -> Vec<u8> {
+        let begins = (self.pushed.len() as u64).is_multiple_of(SEGMENT);
+        self.film.fragment(PART, begins)
+    }
+
+    /// Pushes fragments, and waits until the playlist shows them all.
+    pub(crate) fn push(&mut self, parts: usize) -> Playlist {
+        for _ in 0..parts {
+            let fragment = self.next_fragment();
+            self.upload.append(&fragment);
+            self.pushed.push(fragment);
+        }
+        self.shown()
+    }
+
+    /// Waits until everything that was pushed is listed.
+    pub(crate) fn shown(&self) -> Playlist {
+        let (count, base) = (self.pushed.len() as u64, self.base);
+        until(self.address(), &self.url, &format!("{count} parts"), |list| {
+            (list.open_msn() - base) * SEGMENT + list.open_parts().len() as u64 >= count
+        })
+    }
+
+    pub(crate) fn list(&self) -> Playlist {
+        playlist(self.address(), &self.url)
+    }
+
+    pub(crate) fn ask(&self, query: &str) -> Answer {
+        get(self.address(), &format!("{}{query}", self.url))
+    }
+
+    /// A request on a connection of its own, whose answer is not waited for.
+    pub(crate) fn send(&self, query: &str) -> Client {
+        let mut client = Client::connect(self.address());
+        client.request("GET", &format!("{}{query}", self.url), "");
+        client
+    }
+
+    pub(crate) fn hint(&self) -> String {
+        let list = self.list();
+        resolve(&self.url, &list.hint("PART").expect("P13: no hint").uri)
+    }
+}
+
+/// The version that a whole answer is.
+fn version(answer: &Answer) -> Playlist {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    Playlist::checked(&answer.text()).unwrap_or_else(|why| panic!("{why}\n{}", answer.text()))
+}
+
+/// Where the segment is to which a part belongs: `…/{msn}.{n}.m4s` and `…/{msn}.m4s`.
+pub(crate) fn segment_of(part: &str) -> String {
+    let (stem, extension) = part.rsplit_once('.').unwrap();
+    format!("{}.{extension}", stem.rsplit_once('.').unwrap().0)
+}
+
+/// Goal: S14 and malformed directives: 400 at once, with a reason; the connection goes on.
+#[test]
+fn wrong_directives_are_400() {
+    let stage = Stage::start(7);
+    let mut client = Client::connect(stage.address());
+    let open = stage.list().open_msn();
+    for query in [
+        "?_HLS_part=0".to_owned(),
+        format!("?_HLS_part={open}&foo=bar"),
+        "?_HLS_msn=".to_owned(),
+        "?_HLS_msn=abc".to_owned(),
+        "?_HLS_msn=-1".to_owned(),
+        "?_HLS_msn=99999999999999999999999".to_owned(),
+        format!("?_HLS_msn={open}&_HLS_part=x"),
+    ] {
+        let answer = client.ask("GET", &format!("{}{query}", stage.url), "");
+        assert_eq!(answer.status, 400, "S14: {query}: {answer:?}");
+        assert!(!answer.body.is_empty(), "{query}: no reason");
+    }
+    version(&stage.ask("?foo=1&_HLS_pathway=a&CMCD=bl%3D1000"));
+}
+
+/// Goal: S15: what is too far in the future is refused at once, with a cache lifetime of 4 × TD.
+#[test]
+fn a_number_too_far_ahead_is_400() {
+    let stage = Stage::start(7);
+    let list = stage.list();
+    let open = list.open_msn();
+    for query in [
+        format!("?_HLS_msn={}", open + 3),
+        format!("?_HLS_msn={}&_HLS_part=0", open + 100),
+        format!("?_HLS_msn={}", u64::MAX),
+        format!("?_HLS_part=1000&_HLS_msn={open}"),
+        format!("?_HLS_msn={open}&_HLS_part={}", u64::MAX),
+    ] {
+        let answer = stage.ask(&query);
+        assert_eq!(answer.status, 400, "S15: {query}: {answer:?}");
+        let age = max_age(&answer);
+        assert!(age.is_err() || age == Ok(4.0 * list.target_duration), "B1: {query}: {answer:?}");
+    }
+}
+
+/// Goal: S12: who asks for what has long been there gets the whole current playlist.
+#[test]
+fn a_stale_number_gets_the_whole_playlist() {
+    let stage = Stage::start(13);
+    let list = stage.list();
+    let first = list.media_sequence;
+    for query in [
+        "?_HLS_msn=0".to_owned(),
+        "?_HLS_msn=0&_HLS_part=0".to_owned(),
+        format!("?_HLS_msn={first}&_HLS_part=1"),
+        format!("?_HLS_msn={first}&_HLS_part=7"),
+        format!("?_HLS_part=0&_HLS_msn={}", first + 1),
+        format!("?_HLS_part=0&_HLS_msn={}", list.open_msn()),
+    ] {
+        let answer = stage.ask(&query);
+        assert_eq!(version(&answer), list, "S12: {query}");
+        check_answer(&answer, &["application/vnd.apple.mpegurl"]).unwrap();
+        assert_eq!(max_age(&answer), Ok(6.0 * list.target_duration), "B1: {query}");
+    }
+}
+
+/// Goal: S10 for `_HLS_msn` alone: the answer has that segment whole. Method: ask, then push part
+/// after part, and see each listed for others.
+#[test]
+fn a_number_alone_waits_for_the_whole_segment() {
+    let mut stage = Stage::start(6);
+    let open = stage.list().open_msn();
+    let mut waiting = stage.send(&format!("?_HLS_msn={open}"));
+    for _ in 0..4 {
+        stage.push(1);
+    }
+    stage.push(2);
+    let list = version(&waiting.answer());
+    let segment = list.segment(open).unwrap();
+    assert!(segment.duration.is_some(), "S10: segment {open} is not complete: {segment:?}");
+}
+
+/// Goal: S10 for parts: 40 clients wait for the next part and get it, in either order of the query.
+#[test]
+fn a_part_is_waited_for() {
+    let mut stage = Stage::start(6);
+    for _ in 0..6 {
+        let (msn, part) = stage.list().next();
+        let orders = [
+            format!("?_HLS_msn={msn}&_HLS_part={part}"),
+            format!("?_HLS_part={part}&_HLS_msn={msn}"),
+        ];
+        let mut waiting: Vec<_> = (0..40).map(|index| stage.send(&orders[index % 2])).collect();
+        stage.push(1);
+        let answers: Vec<_> = waiting.iter_mut().map(Client::answer).collect();
+        for answer in &answers {
+            let list = version(answer);
+            assert!(list.last() >= (msn, Some(part)), "S10: {msn}/{part}: {:?}", list.last());
+            assert_eq!(max_age(answer), Ok(6.0 * list.target_duration));
+        }
+    }
+}
+
+/// Goal: S11: a part beyond the end of a segment is part 0 of the next. Method: ask for part 7 of an
+/// open segment that will have five.
+#[test]
+fn a_part_beyond_the_segment_rolls_over() {
+    let mut stage = Stage::start(6);
+    let open = stage.list().open_msn();
+    let mut waiting = stage.send(&format!("?_HLS_msn={open}&_HLS_part=7"));
+    stage.push(4);
+    stage.push(1);
+    let list = version(&waiting.answer());
+    assert!(list.last() >= (open + 1, Some(0)), "S11: {:?}", list.last());
+    // Asked for later: the segment is finished, part 0 of the next is there.
+    version(&stage.ask(&format!("?_HLS_msn={open}&_HLS_part=7")));
+}
+
+/// Goal: orderly end → ENDLIST; S13 and S9: then all directives are ignored. Method: a blocked reader
+/// sees the end; every query gets the same whole playlist.
+#[test]
+fn an_ended_playlist_ignores_directives() {
+    let mut stage = Stage::start(13);
+    let open = stage.list().open_msn();
+    let mut waiting = stage.send(&format!("?_HLS_msn={open}"));
+    assert!(stage.upload.seal().status < 300);
+    let list = until(stage.address(), &stage.url, "the end", |list| list.ended);
+    let woken = version(&waiting.answer());
+    assert!(woken.segment(open).is_some_and(|segment| segment.duration.is_some()), "S10");
+    assert!(list.open.is_none() && list.hints.is_empty(), "P13: {list:?}");
+    for query in [
+        format!("?_HLS_msn={}", open + 1000),
+        format!("?_HLS_msn={open}&_HLS_part=500"),
+        "?_HLS_skip=YES".to_owned(),
+        "?_HLS_skip=v2".to_owned(),
+        String::new(),
+    ] {
+        assert_eq!(version(&stage.ask(&query)), list, "S13: {query}");
+    }
+    let bytes: Vec<u8> = list
+        .segments
+        .iter()
+        .flat_map(|segment| get(stage.address(), &resolve(&stage.url, &segment.uri)).body)
+        .collect();
+    assert_same(&bytes, &stage.pushed.concat());
+}
+
+/// Goal: S16: a reader that waits in vain gets 503, which no cache keeps, and may come again.
+#[test]
+fn a_wait_in_vain_is_503() {
+    let mut stage = Stage::start(6);
+    let (msn, part) = stage.list().next();
+    let query = format!("?_HLS_msn={msn}&_HLS_part={part}");
+    let mut client = stage.send(&query);
+    let mut hinted = Client::connect(stage.address());
+    hinted.request("GET", &stage.hint(), "");
+    let answer = client.answer();
+    assert_eq!(answer.status, 503, "S16: {answer:?}");
+    assert!(answer.needed("cache-control").contains("no-store"), "{answer:?}");
+    assert!(answer.needed("retry-after").parse::<u32>().is_ok(), "{answer:?}");
+    client.request("GET", &format!("{}{query}", stage.url), "");
+    stage.push(1);
+    version(&client.answer());
+    let answer = hinted.answer();
+    assert!([200, 404, 503].contains(&answer.status), "{answer:?}");
+}
+
+/// Goal: S17: no byte of a hinted part before all of it is there, then its exact bytes with a
+/// length. Method: half a fragment, which a reader of the push itself sees; then the other half.
+#[test]
+fn a_hinted_part_is_held_until_it_is_whole() {
+    let mut stage = Stage::start(6);
+    let hint = stage.hint();
+    let mut tail = Client::connect(stage.address());
+    tail.get(PUSHED, "");
+    let mut waiting = Client::connect(stage.address());
+    waiting.request("GET", &hint, "");
+    let fragment = stage.next_fragment();
+    let (half, rest) = fragment.split_at(fragment.len() / 2);
+    stage.upload.append(half);
+    let mut seen = Vec::new();
+    while !seen.ends_with(half) {
+        seen.extend(tail.data());
+    }
+    assert!(waiting.stays_silent(MOMENT), "S17: something came of half a part");
+    stage.upload.append(rest);
+    let answer = waiting.answer();
+    answer.assert_body(200, &fragment);
+    assert_eq!(answer.needed("content-length"), fragment.len().to_string());
+    stage.pushed.push(fragment.clone());
+    stage.shown();
+    get(stage.address(), &hint).assert_body(200, &fragment);
+}
+
+/// Goal: S17 for a range over a growing segment: part after part, each only when whole.
+#[test]
+fn a_range_of_a_growing_segment_is_gated_by_parts() {
+    let mut stage = Stage::start(7);
+    let target = segment_of(&stage.hint());
+    let mut reader = Client::connect(stage.address());
+    let head = reader.get(&target, "Range: bytes=0-9007199254740991\r\n");
+    assert_eq!(head.status, 206, "{head:?}");
+    assert_eq!(head.needed("content-range"), "bytes 0-9007199254740991/*");
+    let there = stage.pushed[5..7].concat();
+    assert_same(&reader.data_of(there.len()), &there);
+    let mut tail = Client::connect(stage.address());
+    tail.get(PUSHED, "");
+    for _ in 0..2 {
+        let fragment = stage.next_fragment();
+        let (half, rest) = fragment.split_at(fragment.len() - 10);
+        stage.upload.append(half);
+        let mut seen = Vec::new();
+        while !seen.ends_with(half) {
+            seen.extend(tail.data());
+        }
+        assert!(reader.stays_silent(MOMENT), "S17: bytes of a part that is not whole");
+        stage.upload.append(rest);
+        assert_same(&reader.data_of(fragment.len()), &fragment);
+        stage.pushed.push(fragment);
+    }
+    stage.push(2);
+    assert_same(&reader.data_of(stage.pushed[9].len()), &stage.pushed[9]);
+    assert_eq!(reader.chunk(), crate::client::Chunk::Last, "the segment ended");
+    let whole = get(stage.address(), &target);
+    whole.assert_body(200, &stage.pushed[5..10].concat());
+}
+
+/// Goal: LL-DASH: a GET of a growing segment passes every byte on as it comes.
+#[test]
+fn a_plain_get_of_a_growing_segment_follows_the_bytes() {
+    let mut stage = Stage::start(6);
+    let target = segment_of(&stage.hint());
+    let mut reader = Client::connect(stage.address());
+    let head = reader.get(&target, "");
+    assert_eq!((head.status, head.is_chunked()), (200, true), "{head:?}");
+    assert_same(&reader.data_of(stage.pushed[5].len()), &stage.pushed[5]);
+    let fragment = stage.next_fragment();
+    let (half, rest) = fragment.split_at(fragment.len() / 2);
+    for piece in [half, rest] {
+        stage.upload.append(piece);
+        assert_same(&reader.data_of(piece.len()), piece);
+    }
+    stage.pushed.push(fragment);
+    stage.push(4);
+    let rest = stage.pushed[7..10].concat();
+    assert_same(&reader.data_of(rest.len()), &rest);
+    assert_eq!(reader.chunk(), crate::client::Chunk::Last);
+}
+
+/// Goal: S18: what is neither listed nor hinted is 404, which caches keep for one TD.
+#[test]
+fn what_is_not_hinted_is_404() {
+    let stage = Stage::start(6);
+    let (list, hint) = (stage.list(), stage.hint());
+    let (folder, _) = hint.rsplit_once('/').unwrap();
+    let open = list.open_msn();
+    for name in [
+        format!("{}.0.m4s", open + 50),
+        format!("{}.m4s", open + 50),
+        format!("{open}.40.m4s"),
+        "1.m4s".to_owned(),
+        "99999999999999999999999.0.m4s".to_owned(),
+        "-1.m4s".to_owned(),
+    ] {
+        let answer = get(stage.address(), &format!("{folder}/{name}"));
+        assert_eq!(answer.status, 404, "S18: {name}: {answer:?}");
+        let strange = name.starts_with('-') || name.len() > 20;
+        let right = max_age(&answer) == Ok(list.target_duration);
+        assert!(strange || right, "B1: {name}: {answer:?}");
+    }
+    let (track, _) = folder.rsplit_once('/').unwrap();
+    let answer = get(stage.address(), &format!("{track}/noepoch/{open}.0.m4s"));
+    assert_eq!(answer.status, 404, "S18: {answer:?}");
+    assert_eq!(get(stage.address(), "/live/nobody/index.m3u8").status, 404);
+}
+
+/// Goal: S9, P12: delta updates mean exactly the whole playlist. Method: a push of 30 seconds at
+/// once; at a moment when nothing happens, old version plus delta is the new version.
+#[test]
+fn a_delta_update_is_the_whole_playlist() {
+    let mut stage = Stage::start(95);
+    let old = stage.list();
+    stage.push(13);
+    let list = stage.list();
+    for how in ["YES", "v2"] {
+        let (msn, part) = list.last();
+        let query = format!("?_HLS_skip={how}&_HLS_msn={msn}&_HLS_part={}", part.unwrap());
+        for query in [format!("?_HLS_skip={how}"), query] {
+            let answer = stage.ask(&query);
+            let delta = Playlist::parse(&answer.text()).unwrap();
+            delta.check().unwrap_or_else(|why| panic!("{why}\n{}", answer.text()));
+            let skip = delta.skip.as_ref().unwrap_or_else(|| panic!("S9: {query}: no delta"));
+            assert!(skip.segments > 5, "P12: {skip:?}");
+            assert_eq!(skip.removed_dateranges.is_some(), how == "v2", "P12: {skip:?}");
+            let merged = crate::hls_checks::merge(&old, &delta).unwrap();
+            assert_eq!(Playlist { version: list.version, ..merged }, list, "P12: {query}");
+            assert!(answer.body.len() < stage.ask("").body.len());
+        }
+    }
+    version(&stage.ask("?_HLS_skip=maybe"));
+}
+
+/// Goal: S5, S6: the window moves, keeps 3 × TD, and what it leaves behind can still be fetched.
+/// Method: the strict client steps through 25 seconds in a window of six.
+#[test]
+fn the_window_moves_in_order() {
+    let mut stage = Stage::with("window_s = 6\n", 6);
+    let mut follower = Follower::open(stage.address(), &stage.url);
+    for _ in 0..120 {
+        stage.push(1);
+        assert!(follower.advance());
+    }
+    let found = follower.finish();
+    assert!(found.segments >= 23 && found.parts >= 118, "{} {}", found.segments, found.parts);
+    let first = *found.bodies.keys().next().unwrap();
+    assert!(found.playlist.media_sequence > first + 10, "the window did not move");
+    assert!(found.playlist.length() <= 6.0 + 2.0 * found.playlist.target_duration);
+    let bodies: Vec<u8> = found.bodies.values().flatten().copied().collect();
+    assert_same(&bodies, &stage.pushed.concat()[..bodies.len()]);
+}
+
+/// Goal: parts as byte ranges keep the same rules (P7, P13, S17). Method: the strict client fetches
+/// every part by range; the hint is an open range that yields the next part when it is whole.
+#[test]
+fn parts_can_be_byte_ranges() {
+    let mut stage = Stage::with("window_s = 60\nparts = \"byte_ranges\"\n", 6);
+    let mut follower = Follower::open(stage.address(), &stage.url);
+    for _ in 0..20 {
+        let hint = follower.playlist.hint("PART").expect("P13: no hint").clone();
+        let mut waiting = Client::connect(stage.address());
+        let range = format!("Range: bytes={}-9007199254740991\r\n", hint.start);
+        waiting.request("GET", &resolve(&stage.url, &hint.uri), &range);
+        stage.push(1);
+        assert_eq!(waiting.head().status, 206, "P13: {hint:?}");
+        let fragment = stage.pushed.last().unwrap();
+        assert_same(&waiting.data_of(fragment.len()), fragment);
+        assert!(follower.advance());
+    }
+    let found = follower.finish();
+    let parts: Vec<_> = found.playlist.all().flat_map(|segment| &segment.parts).collect();
+    assert!(parts.len() > 5 && parts.iter().all(|part| part.byte_range.is_some()));
+}
+
+/// Goal: an event playlist loses nothing, whatever the window.
+#[test]
+fn an_event_playlist_keeps_its_head() {
+    let mut stage = Stage::with("window_s = 5\nplaylist_type = \"event\"\n", 6);
+    let first = stage.list();
+    assert_eq!(first.kind.as_deref(), Some("EVENT"));
+    let mut follower = Follower::open(stage.address(), &stage.url);
+    for _ in 0..80 {
+        stage.push(1);
+        assert!(follower.advance());
+    }
+    assert_eq!(follower.playlist.media_sequence, first.media_sequence);
+}
+
+/// Goal: without parts it is ordinary HLS: no tag of the low-latency kind, but `_HLS_msn` works.
+#[test]
+fn parts_can_be_left_out() {
+    let server = origin("window_s = 60\nparts = \"none\"\n");
+    let (mut film, url) = (Film::video(7), "/live/cam/video.m3u8");
+    let mut upload = Upload::open(server.address, PUSHED, "");
+    upload.append(&film.init());
+    for count in 0..16 {
+        upload.append(&film.fragment(PART, count % SEGMENT == 0));
+    }
+    let list = until(server.address, url, "three segments", |list| list.segments.len() == 3);
+    let bare = list.part_target.is_none() && list.hints.is_empty() && list.open_parts().is_empty();
+    assert!(bare && list.all().all(|segment| segment.parts.is_empty()), "{list:?}");
+    let mut waiting = Client::connect(server.address);
+    waiting.request("GET", &format!("{url}?_HLS_msn={}", list.open_msn()), "");
+    for count in 16..21 {
+        upload.append(&film.fragment(PART, count % SEGMENT == 0));
+    }
+    assert_eq!(version(&waiting.answer()).segments.len(), 4, "S10");
+}
+
+/// Goal: the clock for DASH players: UTC in ISO 8601 with milliseconds, kept by no cache.
+#[test]
+fn the_time_is_told() {
+    let stage = Stage::start(6);
+    for target in ["/time", "/live/cam/time"] {
+        let answer = get(stage.address(), target);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert!(answer.needed("cache-control").contains("no-store"), "{answer:?}");
+        let told = crate::hls_playlist::date_ms(answer.text().trim()).unwrap();
+        assert!(answer.text().contains('.'), "no milliseconds: {}", answer.text());
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as i64;
+        let guard = HANG.as_millis() as i64;
+        assert!((now - guard..=now).contains(&told), "{told} at {now}");
+    }
+}
+
+/// Goal: a pushed playlist wins over a generated one, and is served as any object.
+#[test]
+fn a_pushed_playlist_wins() {
+    let stage = Stage::start(6);
+    let own = b"#EXTM3U\n#EXT-X-VERSION:6\n#EXT-X-STREAM-INF:BANDWIDTH=1\nother.m3u8\n";
+    crate::client::put(stage.address(), "/live/cam/index.m3u8", own);
+    get(stage.address(), "/live/cam/index.m3u8").assert_body(200, own);
+    stage.list();
+    // Objects outside the prefix are no presentations.
+    crate::client::put(stage.address(), "/vod/cam/video.mp4", &stage.film.init());
+    assert_eq!(get(stage.address(), "/vod/cam/index.m3u8").status, 404);
+}
+
+/// Goal: HEAD of playlist, part and initialization segment tells what GET does.
+#[test]
+fn head_is_get_without_a_body() {
+    let stage = Stage::start(7);
+    let list = stage.list();
+    let part = resolve(&stage.url, &list.open_parts()[0].uri);
+    let map = resolve(&stage.url, &list.open.as_ref().unwrap().map.as_ref().unwrap().uri);
+    for target in [&stage.url, &part, &map] {
+        let (head, got) = (ask(stage.address(), "HEAD", target, ""), get(stage.address(), target));
+        assert_eq!((head.status, head.lasting()), (got.status, got.lasting()), "{target}");
+    }
+    wait_until("the log is quiet", || !stage.server.log().contains("panic"));
+}
