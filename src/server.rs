@@ -18,6 +18,7 @@ use crate::operations::admin::Admin;
 use crate::operations::config::{
     Config, Durability, LiveParts, LiveSection, OnAbort, PlaylistType, SteeringSection,
 };
+use crate::operations::player::Player;
 use crate::operations::{cors, metrics};
 use crate::packager::{self, LiveRule, Packager, Pathway, Steering};
 use crate::runtime::buffers::BufferPool;
@@ -121,7 +122,8 @@ impl Server {
         let is_draining = Arc::new(AtomicBool::new(false));
         let packager = Packager::new(packager_options(config), store.clone());
         let metrics = metrics_page(&store, &packager, &counters, driver);
-        let admin = Admin { metrics, is_draining: is_draining.clone() };
+        let player = Player::read(&config.player_dir);
+        let admin = Admin { metrics, player, is_draining: is_draining.clone() };
         let user_timeout_s = config.limits.send_stall_timeout_s.max(USER_TIMEOUT_MIN_S);
         let (admin_listener, admin_address) = bind_one(config.admin, "admin", user_timeout_s)?;
         let mut listeners = Vec::new();

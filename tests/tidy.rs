@@ -180,6 +180,10 @@ fn files(folders: &[&str]) -> Vec<Source> {
         };
         for entry in entries.flatten() {
             let path = entry.path();
+            // What npm fetched is not ours.
+            if path.ends_with("node_modules") {
+                continue;
+            }
             if path.is_dir() {
                 left.push(path);
             } else if let Ok(text) = std::fs::read_to_string(&path) {

@@ -1,6 +1,7 @@
 //! `headwater demo`: the origin on its usual addresses with a sample stream that never ends.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,13 +11,19 @@ use bytes::Bytes;
 use crate::commands::publish::{self, PublishOptions, Source};
 use crate::commands::serve;
 use crate::operations::config::{Config, RetentionSection};
+use crate::operations::player::Player;
 use crate::operations::{log, signals};
 use crate::server::Server;
 
 /// Made by scripts/make-sample from synthetic sources.
 static SAMPLE: &[u8] = include_bytes!("sample.mp4");
 
-const STREAM: &str = "/demo/live.mp4";
+/// Below the live prefix, so that the packager makes playlists and an MPD of it.
+const STREAM: &str = "/live/demo/live.mp4";
+const PLAYLIST: &str = "/live/demo/index.m3u8";
+/// Where `scripts/player/build` puts the players of a checkout.
+const PLAYER_DIR: &str = "./player";
+
 /// What of the endless stream is kept, and in which steps it is dropped.
 const WINDOW_BYTES: u64 = 8 << 20;
 const EXTENT_BYTES: u64 = 2 << 20;
@@ -26,7 +33,7 @@ pub struct DemoArgs {
     /// Address that serves objects
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9094")]
     pub listen: SocketAddr,
-    /// Address of /healthz, /readyz and /metrics
+    /// Address of /healthz, /readyz, /metrics and /player
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9095")]
     pub admin: SocketAddr,
 }
@@ -38,7 +45,8 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
         Server::start(&config).context("the demo cannot start (is another server running?)")?;
     let base = format!("http://{}", server.listen[0]);
     serve::announce(&server)?;
-    println!("{}", next_steps(&base, server.admin));
+    let is_built = Player::read(&config.player_dir).found().contains(&"hls.js");
+    println!("{}", next_steps(&base, server.admin, is_built));
     let stopper = server.stopper();
     let is_over = Arc::new(AtomicBool::new(false));
     let publisher = publish_sample(base + STREAM, is_over.clone())?;
@@ -60,9 +68,12 @@ fn demo_config(args: &DemoArgs) -> Config {
         shutdown_grace_s: 1,
         ..Config::default()
     };
+    if Path::new(PLAYER_DIR).is_dir() {
+        config.player_dir = PLAYER_DIR.into();
+    }
     config.store.extent_bytes = EXTENT_BYTES;
     config.retention = vec![RetentionSection {
-        prefix: "/demo/".to_owned(),
+        prefix: "/live/demo/".to_owned(),
         window_bytes: Some(WINDOW_BYTES),
         ..Default::default()
     }];
@@ -85,12 +96,18 @@ fn publish_sample(
     })
 }
 
-fn next_steps(base: &str, admin: SocketAddr) -> String {
+fn next_steps(base: &str, admin: SocketAddr, is_built: bool) -> String {
+    // Without hls.js the page plays the upload itself.
+    let (shown, hint) = match is_built {
+        true => (PLAYLIST, ""),
+        false => (STREAM, "\n  more players       scripts/player/build"),
+    };
     format!(
         "
 A sample stream is live at {base}{STREAM}
 (in memory; Ctrl-C ends it)
 
+  watch it           http://{admin}/player?src={base}{shown}{hint}
   play it            ffplay {base}{STREAM}
   look at it         ffprobe {base}{STREAM}
   follow the bytes   curl -sN {base}{STREAM} | head -c 1000000 | wc -c

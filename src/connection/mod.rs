@@ -12,6 +12,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::egress::Egress;
 use crate::ingest::Ingest;
 use crate::runtime::counters::Counters;
@@ -46,7 +48,7 @@ pub struct Options {
 pub struct Page {
     pub status: u16,
     pub content_type: &'static str,
-    pub body: String,
+    pub body: Bytes,
 }
 
 /// Makes the admin pages: the path in, the page out, `None` for 404.

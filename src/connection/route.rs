@@ -267,7 +267,7 @@ fn answer_admin(
     head.field("Cache-Control", "no-store");
     let route = case.finish(&frame, out);
     if !frame.is_head {
-        out.extend_from_slice(page.body.as_bytes());
+        out.extend_from_slice(&page.body);
     }
     route
 }

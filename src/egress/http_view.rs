@@ -58,9 +58,14 @@ pub(super) fn respond_growing(
     if range.is_some_and(|(first, last)| first > last) {
         return Got::Unsatisfiable(None);
     }
+    // A part of the segment that is whole already: an ordinary range, of an unknown length.
+    let there = range.and_then(|(first, last)| growing.view(first, end_after(last)));
     let mut head = HeadWriter::new(out, if range.is_some() { 206 } else { 200 });
     head.field("Content-Type", growing.about.content_type);
-    let framing = if ask.is_http10 {
+    let framing = if let Some(view) = &there {
+        head.number("Content-Length", view.bytes());
+        BodyFraming::Length
+    } else if ask.is_http10 {
         BodyFraming::UntilClose
     } else {
         head.field("Transfer-Encoding", "chunked");
@@ -74,6 +79,11 @@ pub(super) fn respond_growing(
     finish_head(egress, &Ask { keep_alive, body: None, ..*ask }, out);
     if ask.is_head {
         return Got::Answered;
+    }
+    if let Some(view) = there {
+        egress.counters.add(Counter::LiveViews, 1);
+        let body = Body::Pieces(pieces_of(&view, 0, view.bytes()));
+        return Got::Transfer(Box::new(Transfer { body, framing }));
     }
     egress.counters.add(Counter::LiveSegmentsFollowed, 1);
     let mut bytes_max = u64::MAX;

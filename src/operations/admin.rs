@@ -3,15 +3,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
+
 use super::metrics;
+use super::player::Player;
 
 /// One page: status, content type, body.
-pub type Answer = (u16, &'static str, String);
+pub type Answer = (u16, &'static str, Bytes);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
 pub struct Admin {
     pub metrics: metrics::Page,
+    pub player: Player,
     /// Set at shutdown, so that load balancers look elsewhere.
     pub is_draining: Arc<AtomicBool>,
 }
@@ -19,15 +23,14 @@ pub struct Admin {
 impl Admin {
     /// The page at `path` (without its leading slash).
     pub fn page(&self, path: &str) -> Option<Answer> {
+        let text = |status, text: &'static str| Some((status, TEXT, text.into()));
         match path {
-            "" => Some((200, TEXT, "Headwater admin: /healthz /readyz /metrics\n".to_owned())),
-            "healthz" => Some((200, TEXT, "ok\n".to_owned())),
-            "readyz" if self.is_draining.load(Ordering::Relaxed) => {
-                Some((503, TEXT, "draining\n".to_owned()))
-            }
-            "readyz" => Some((200, TEXT, "ready\n".to_owned())),
-            "metrics" => Some((200, metrics::Page::CONTENT_TYPE, self.metrics.render())),
-            _ => None,
+            "" => text(200, "Headwater admin: /healthz /readyz /metrics /player\n"),
+            "healthz" => text(200, "ok\n"),
+            "readyz" if self.is_draining.load(Ordering::Relaxed) => text(503, "draining\n"),
+            "readyz" => text(200, "ready\n"),
+            "metrics" => Some((200, metrics::Page::CONTENT_TYPE, self.metrics.render().into())),
+            _ => self.player.page(path),
         }
     }
 }

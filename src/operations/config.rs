@@ -34,8 +34,10 @@ options! {
     Config {
         /// Addresses that serve objects, as IP:PORT.
         listen: Vec<SocketAddr> = vec![SocketAddr::from(([127, 0, 0, 1], 9094))];
-        /// Address of /healthz, /readyz and /metrics, as IP:PORT.
+        /// Address of /healthz, /readyz, /metrics and /player, as IP:PORT.
         admin: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9095));
+        /// Directory of the libraries that the page /player can use (scripts/player/build makes it).
+        player_dir: PathBuf = PathBuf::from("/usr/share/headwater/player");
         /// Data directory: sealed objects are plain files below it.
         data: PathBuf = PathBuf::from("./content");
         /// Worker threads, one to a processor; 0 takes all that the process may use.

@@ -6,4 +6,5 @@ pub mod cors;
 pub mod limits;
 pub mod log;
 pub mod metrics;
+pub mod player;
 pub mod signals;

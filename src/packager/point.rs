@@ -524,6 +524,19 @@ impl Point {
         (seen, next_bytes(&entry.track, segment, growing))
     }
 
+    /// Bytes of a segment in progress, if they are all there.
+    pub(super) fn bytes_of(
+        &self,
+        growing: &Growing,
+        start: u64,
+        end: u64,
+    ) -> Option<(Bytes, Vec<Slice>)> {
+        let state = self.state.lock();
+        let track = &state.entries.get(growing.track)?.track;
+        let segment = track.segment(&growing.epoch, growing.msn)?;
+        (start < end && end <= bytes_there(segment, growing.gate)).then(|| segment.cut(start, end))
+    }
+
     fn tell(&self, changes: Changes, core: Option<usize>) {
         for news in changes.news {
             news.tell(&self.store, core);
@@ -831,13 +844,17 @@ fn locked_epoch(init_digest: u64) -> String {
     format!("e{}", base36(init_digest >> 24))
 }
 
-/// What a reader of the segment in progress can have now.
-fn next_bytes(track: &Track, segment: &Segment, growing: &mut Growing) -> Option<Next> {
-    let there = match growing.gate {
+fn bytes_there(segment: &Segment, gate: Gate) -> u64 {
+    match gate {
         Gate::Bytes => segment.bytes(),
         Gate::Parts if segment.is_complete => segment.bytes(),
         Gate::Parts => segment.parts.last().map_or(0, |part| part.end),
-    };
+    }
+}
+
+/// What a reader of the segment in progress can have now.
+fn next_bytes(track: &Track, segment: &Segment, growing: &mut Growing) -> Option<Next> {
+    let there = bytes_there(segment, growing.gate);
     if growing.position < there {
         let (made, slices) = segment.cut(growing.position, there);
         if !made.is_empty() {

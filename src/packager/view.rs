@@ -106,6 +106,12 @@ impl Growing {
         }
     }
 
+    /// The bytes `[start, end)` of the segment, if they can all be had now.
+    pub fn view(&self, start: u64, end: u64) -> Option<View> {
+        let (made, slices) = self.point.bytes_of(self, start, end)?;
+        Some(View { about: self.about.clone(), made, slices })
+    }
+
     /// Begin at this byte of the segment (a range).
     pub fn skip_to(&mut self, position: u64) {
         self.position = position;

@@ -410,7 +410,7 @@ fn readers_that_leave_do_no_harm() {
 fn overlapping_segments_are_followed_each() {
     let server = Setup::new().argument("-w").start();
     let address = server.address;
-    let target = |index: usize| format!("/live/seg-{index:05}.m4s");
+    let target = |index: usize| format!("/media/seg-{index:05}.m4s");
     let readers = thread::spawn(move || {
         let mut client = Client::connect(address);
         for index in 0..40 {

@@ -35,6 +35,7 @@ mod cli;
 mod publish;
 
 mod ffmpeg;
+mod player_page;
 
 mod hls_checker;
 mod hls_checks;

@@ -144,7 +144,7 @@ fn the_demo_is_a_live_stream() {
     command.args(["demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     command.current_dir(setup.home());
     let mut server = Server::launch(setup, command);
-    let target = "/demo/live.mp4";
+    let target = "/live/demo/live.mp4";
     let mut reader = Client::connect(server.address);
     wait_until("it opens", || reader.ask("HEAD", target, "").status == 200);
     assert!(reader.get(target, "").is_chunked());

@@ -61,17 +61,17 @@ fn open_objects_do_not_expire() {
 #[test]
 fn a_prefix_is_limited_by_size() {
     let server =
-        Setup::new().table("[[retention]]\nprefix = \"/live/\"\nmax_bytes = 100000").start();
+        Setup::new().table("[[retention]]\nprefix = \"/media/\"\nmax_bytes = 100000").start();
     put(server.address, "/vod/old.m4s", &noise(99, 90_000));
     for index in 0..10 {
-        put(server.address, &format!("/live/{index}.m4s"), &noise(index, 30_000));
+        put(server.address, &format!("/media/{index}.m4s"), &noise(index, 30_000));
     }
-    wait_until("the oldest go", || is_gone(&server, "/live/6.m4s"));
+    wait_until("the oldest go", || is_gone(&server, "/media/6.m4s"));
     for index in 0..=6 {
-        assert!(is_gone(&server, &format!("/live/{index}.m4s")), "{index}");
+        assert!(is_gone(&server, &format!("/media/{index}.m4s")), "{index}");
     }
     for index in 8..10 {
-        get(server.address, &format!("/live/{index}.m4s")).assert_body(200, &noise(index, 30_000));
+        get(server.address, &format!("/media/{index}.m4s")).assert_body(200, &noise(index, 30_000));
     }
     assert_eq!(get(server.address, "/vod/old.m4s").status, 200);
 }
@@ -101,26 +101,26 @@ fn the_store_is_limited_by_size() {
 /// Goal: a prefix is limited by age. Method: one rule of a second beside objects without a rule.
 #[test]
 fn a_prefix_is_limited_by_age() {
-    let server = Setup::new().table("[[retention]]\nprefix = \"/live/\"\nmax_age_s = 1").start();
-    put(server.address, "/live/a.m4s", b"a");
+    let server = Setup::new().table("[[retention]]\nprefix = \"/media/\"\nmax_age_s = 1").start();
+    put(server.address, "/media/a.m4s", b"a");
     put(server.address, "/livestock/a.m4s", b"not the prefix");
     put(server.address, "/vod/a.m4s", b"kept");
-    wait_until("it ages", || is_gone(&server, "/live/a.m4s"));
+    wait_until("it ages", || is_gone(&server, "/media/a.m4s"));
     assert_eq!(get(server.address, "/livestock/a.m4s").status, 200);
     assert_eq!(get(server.address, "/vod/a.m4s").status, 200);
-    put(server.address, "/live/b.m4s", b"new ones come");
+    put(server.address, "/media/b.m4s", b"new ones come");
 }
 
 /// Goal: retention never disturbs a reader in flight. Method: a stalled reader of an object that
 /// expires meanwhile.
 #[test]
 fn a_reader_in_flight_survives_retention() {
-    let server = Setup::new().table("[[retention]]\nprefix = \"/live/\"\nmax_age_s = 1").start();
+    let server = Setup::new().table("[[retention]]\nprefix = \"/media/\"\nmax_age_s = 1").start();
     let body = noise(5, 8 << 20);
-    put(server.address, "/live/a.m4s", &body);
+    put(server.address, "/media/a.m4s", &body);
     let mut reader = Client::with_small_window(server.address);
-    assert_eq!(reader.get("/live/a.m4s", "").status, 200);
-    wait_until("it ages", || is_gone(&server, "/live/a.m4s"));
+    assert_eq!(reader.get("/media/a.m4s", "").status, 200);
+    wait_until("it ages", || is_gone(&server, "/media/a.m4s"));
     assert_same(&reader.exactly(body.len()).unwrap(), &body);
 }
 

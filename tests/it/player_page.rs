@@ -1,0 +1,156 @@
+//! The page to watch: served whole, and it plays. ffmpeg pushes, Debian's chromium watches
+//! (`browser/watch.mjs` drives it), and the page's own readings say whether pictures came.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::client::{ask, get};
+use crate::server::{Server, Setup, needs, run, wait_until};
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// A server that has the players, if `scripts/player/build` has been run; the gate runs it.
+fn server_with_players() -> Server {
+    let players = repository("player");
+    assert!(players.join("hls.js").is_file(), "run scripts/player/build, as scripts/check does");
+    Setup::new().key("player_dir", &format!("{:?}", players.display().to_string())).start()
+}
+
+/// An encoder that ends with its test.
+struct Encoder(Child);
+
+impl Drop for Encoder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Picture and sound at the speed of a camera, a key picture each second; `output` says what
+/// becomes of them.
+fn push(server: &Server, output: &str, target: &str) -> Encoder {
+    needs("ffmpeg");
+    let line = format!(
+        "-v error -nostdin -re -f lavfi -i testsrc2=size=320x180:rate=25 \
+         -re -f lavfi -i sine=sample_rate=48000 -t 120 \
+         -c:v libx264 -preset ultrafast -tune zerolatency -g 25 -pix_fmt yuv420p -b:v 300k \
+         -c:a aac {output} -method PUT http://{}{target}",
+        server.address
+    );
+    let mut command = Command::new("ffmpeg");
+    command.args(line.split_whitespace());
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let encoder = Encoder(child.unwrap());
+    wait_until("the stream is there", || ask(server.address, "HEAD", target, "").status == 200);
+    encoder
+}
+
+const FRAGMENTED: &str = "-f mp4 -movflags cmaf+empty_moov+default_base_moof -frag_duration 200000";
+
+/// What the page shows after it has watched for some seconds.
+fn watch(server: &Server, target: &str, player: &str, seconds: u32) -> Value {
+    needs("node");
+    needs("chromium");
+    let folder = repository("tests/it/browser");
+    assert!(
+        folder.join("node_modules").is_dir(),
+        "run npm ci in tests/it/browser, as scripts/check"
+    );
+    let url = format!(
+        "http://{}/player?src=http://{}{target}&player={player}",
+        server.admin, server.address
+    );
+    let mut command = Command::new("node");
+    let ended = run(command.arg(folder.join("watch.mjs")).args([url, seconds.to_string()]));
+    assert!(ended.status.success(), "{}", ended.stderr);
+    serde_json::from_str(&ended.stdout).unwrap()
+}
+
+/// Asserts that pictures were decoded while time went on, and that nothing ended it.
+fn assert_plays(seen: &Value) {
+    let (before, after) = (&seen["before"], &seen["after"]);
+    let grown = |key: &str| after[key].as_f64().unwrap() - before[key].as_f64().unwrap();
+    assert!(after["error"].is_null(), "{seen:#}");
+    assert!(grown("currentTime") > 1.0, "{seen:#}");
+    assert!(grown("decoded") > 25.0, "{seen:#}");
+    assert_eq!(after["width"], 320, "{seen:#}");
+    let of_page = |fault: &Value| fault.as_str().is_some_and(|text| text.starts_with("page:"));
+    assert!(!seen["faults"].as_array().unwrap().iter().any(of_page), "{seen:#}");
+}
+
+/// Goal: page, script and style are there without any library, and only the known names are.
+#[test]
+fn the_page_is_served_without_libraries() {
+    let server = Setup::new().key("player_dir", "\"/nonexistent\"").start();
+    let page = get(server.admin, "/player?src=http://127.0.0.1/x.mp4");
+    assert_eq!(page.status, 200);
+    assert!(page.needed("content-type").starts_with("text/html"));
+    assert!(page.text().contains("player.js"));
+    for target in ["/player.js", "/player.css"] {
+        assert_eq!(get(server.admin, target).status, 200, "{target}");
+    }
+    for target in ["/player/lib/hls.js", "/player/lib/..%2f..%2fetc%2fpasswd", "/player/x"] {
+        assert_eq!(get(server.admin, target).status, 404, "{target}");
+    }
+    assert_eq!(get(server.address, "/player").status, 404);
+}
+
+/// Goal: the libraries come whole, though they are longer than any output buffer.
+#[test]
+fn the_libraries_are_served_whole() {
+    let server = server_with_players();
+    for name in ["hls.js", "dash.js", "shaka.js"] {
+        let wanted = std::fs::read(repository("player").join(name)).unwrap();
+        let answer = get(server.admin, &format!("/player/lib/{name}"));
+        assert!(answer.status == 200 && answer.body == wanted, "{name}");
+    }
+}
+
+/// Goal: the page plays a growing fragmented MP4 by itself, with no library at all.
+#[test]
+fn a_growing_mp4_plays_without_libraries() {
+    let server = Setup::new().key("player_dir", "\"/nonexistent\"").start();
+    let _encoder = push(&server, FRAGMENTED, "/tail.mp4");
+    let seen = watch(&server, "/tail.mp4", "", 3);
+    assert_plays(&seen);
+    assert!(seen["after"]["latency"].as_f64().unwrap() < 5.0, "{seen:#}");
+}
+
+/// Goal: where the libraries are missing the page says how to build them.
+#[test]
+fn missing_libraries_are_explained() {
+    let server = Setup::new().key("player_dir", "\"/nonexistent\"").start();
+    let folder = repository("tests/it/browser");
+    let url = format!("http://{}/player?src=/x.m3u8", server.admin);
+    let mut command = Command::new("node");
+    command.arg(folder.join("watch.mjs")).args([&url, "1"]).env("FIRST_PICTURES_MS", "1000");
+    let ended = run(&mut command);
+    assert!(ended.stdout.contains("hls.js is not built on this server"), "{}", ended.stdout);
+}
+
+/// Goal: hls.js and shaka play HLS that an encoder pushes.
+#[test]
+fn hls_plays() {
+    let server = server_with_players();
+    let output = "-f hls -hls_time 1 -hls_list_size 6 -hls_segment_type fmp4";
+    let _encoder = push(&server, output, "/h/index.m3u8");
+    for player in ["hls.js", "shaka"] {
+        assert_plays(&watch(&server, "/h/index.m3u8", player, 3));
+    }
+}
+
+/// Goal: dash.js and shaka play DASH that an encoder pushes, chunk by chunk.
+#[test]
+fn dash_plays() {
+    let server = server_with_players();
+    let output = "-f dash -seg_duration 2 -frag_duration 0.2 -frag_type duration -streaming 1 \
+                  -ldash 1 -use_timeline 0 -window_size 6 -write_prft 1";
+    let _encoder = push(&server, output, "/d/manifest.mpd");
+    for player in ["dash.js", "shaka"] {
+        assert_plays(&watch(&server, "/d/manifest.mpd", player, 3));
+    }
+}
