@@ -212,7 +212,11 @@ async fn send_growing(
                 // What was gathered goes out before anything is waited for.
                 sender.flush_batch().await?;
                 sender.flush_prefix().await?;
-                wait_for_next(&mut growing, core, peer_gone.as_mut()).await?
+                // An encoder that went away without a word must not keep its readers for ever.
+                sender.deadline.set(growing.silence_s_max);
+                let next = wait_for_next(&mut growing, core, peer_gone.as_mut()).await?;
+                sender.deadline.clear();
+                next
             }
         };
         match next {

@@ -233,8 +233,16 @@ impl Refusal {
     }
 
     fn of_reload(error: ReloadError, target_duration_s: u64) -> Refusal {
-        let keep_s = BLOCKING_ERROR_TARGET_DURATIONS * target_duration_s;
-        Refusal::new(400, error.to_string(), Some(keep_s))
+        // What is too far ahead now is not for long: a cache that kept this would refuse everybody.
+        let keep_s = (error != ReloadError::TooFar)
+            .then_some(BLOCKING_ERROR_TARGET_DURATIONS * target_duration_s);
+        Refusal::new(400, error.to_string(), keep_s)
+    }
+
+    /// `is_ahead`: it may exist before long.
+    fn not_found(is_ahead: bool, target_duration_s: u64) -> Refusal {
+        let text = "no such segment or part: it is not announced, abandoned, or gone";
+        Refusal::new(404, text, (!is_ahead).then_some(target_duration_s))
     }
 
     fn stalled() -> Refusal {
@@ -372,7 +380,9 @@ impl Point {
             Some(segment) => segment.init.clone(),
             None => track.init.clone().filter(|_| announced),
         };
-        let Some(init) = init else { return self.not_found(&shape) };
+        let Some(init) = init else {
+            return Found::Refused(Refusal::not_found(false, shape.target_duration_s));
+        };
         Found::View(Box::new(View {
             about: About {
                 content_type: listing::media_type(&state.entries[index]),
@@ -400,18 +410,21 @@ impl Point {
         let entry = &state.entries[index];
         let track = &entry.track;
         let Some(segment) = track.segment(epoch, msn) else {
+            // The next one, or the one after it while that is in progress.
             let is_next = track.next_part().is_some_and(|next| {
-                &*next.epoch == epoch && next.msn == msn && next.part == 0 && !track.is_ended
+                let first_missing = next.msn + u64::from(track.open_segment().is_some());
+                &*next.epoch == epoch && first_missing == msn && !track.is_ended
             });
             if is_next && !self.is_stalled(&state) {
                 let (news, seen) = (entry.news.clone(), entry.news.version());
                 drop(state);
                 return self.hold(news, seen, shape.target_duration_s, asked);
             }
-            return self.not_found(&shape);
+            let is_ahead = msn >= track.open_msn() && !track.is_ended;
+            return Found::Refused(Refusal::not_found(is_ahead, shape.target_duration_s));
         };
         if segment.is_gap {
-            return self.not_found(&shape);
+            return Found::Refused(Refusal::not_found(false, shape.target_duration_s));
         }
         let about = listing::about(entry, segment, None, &shape);
         if segment.is_complete {
@@ -422,6 +435,7 @@ impl Point {
         let gate = if asked.has_range { Gate::Parts } else { Gate::Bytes };
         Found::Growing(Box::new(Growing {
             about,
+            silence_s_max: HOLD_TARGET_DURATIONS * shape.target_duration_s,
             point: self.clone(),
             track: index,
             msn,
@@ -459,12 +473,8 @@ impl Point {
             drop(state);
             return self.hold(news, seen, shape.target_duration_s, asked);
         }
-        self.not_found(&shape)
-    }
-
-    fn not_found(&self, shape: &track::Shape) -> Found {
-        let text = "no such segment or part: it is not announced, abandoned, or gone";
-        Found::Refused(Refusal::new(404, text, Some(shape.target_duration_s)))
+        let is_ahead = msn >= track.open_msn() && !track.is_ended;
+        Found::Refused(Refusal::not_found(is_ahead, shape.target_duration_s))
     }
 
     /// Playlists that another packager pushed keep their promises; everything else about them is the

@@ -66,6 +66,8 @@ pub enum Gate {
 /// A segment in progress.
 pub struct Growing {
     pub about: About,
+    /// Readers are cut when nothing comes for so long.
+    pub silence_s_max: u64,
     pub(super) point: Arc<Point>,
     pub(super) track: usize,
     pub(super) msn: u64,

@@ -406,7 +406,8 @@ fn a_plain_get_of_a_growing_segment_follows_the_bytes() {
     assert_eq!(reader.chunk(), crate::client::Chunk::Last);
 }
 
-/// Goal: S18: what is neither listed nor hinted is 404, which caches keep for one TD.
+/// Goal: S18: what is neither listed nor hinted is 404. Caches keep that for one TD of what is gone,
+/// and not at all of what may come: a cache that keeps it would refuse it to everybody.
 #[test]
 fn what_is_not_hinted_is_404() {
     let stage = Stage::start(6);
@@ -424,7 +425,11 @@ fn what_is_not_hinted_is_404() {
         let answer = get(stage.address(), &format!("{folder}/{name}"));
         assert_eq!(answer.status, 404, "S18: {name}: {answer:?}");
         let strange = name.starts_with('-') || name.len() > 20;
-        let right = max_age(&answer) == Ok(list.target_duration);
+        let right = if name == "1.m4s" {
+            max_age(&answer) == Ok(list.target_duration)
+        } else {
+            answer.needed("cache-control") == "no-store"
+        };
         assert!(strange || right, "B1: {name}: {answer:?}");
     }
     let (track, _) = folder.rsplit_once('/').unwrap();
@@ -490,9 +495,15 @@ fn parts_can_be_byte_ranges() {
         let range = format!("Range: bytes={}-9007199254740991\r\n", hint.start);
         waiting.request("GET", &resolve(&stage.url, &hint.uri), &range);
         stage.push(1);
-        assert_eq!(waiting.head().status, 206, "P13: {hint:?}");
+        let head = waiting.head();
+        assert_eq!(head.status, 206, "P13: {hint:?}");
         let fragment = stage.pushed.last().unwrap();
-        assert_same(&waiting.data_of(fragment.len()), fragment);
+        if head.field("content-length").is_some() {
+            // The part came first, and with it the end of the segment.
+            assert_same(&waiting.body(head, "GET").body, fragment);
+        } else {
+            assert_same(&waiting.data_of(fragment.len()), fragment);
+        }
         assert!(follower.advance());
     }
     let found = follower.finish();

@@ -31,6 +31,8 @@ mod limits;
 mod shutdown;
 
 mod admin;
+mod caches;
+mod caches_live;
 mod cli;
 mod publish;
 
