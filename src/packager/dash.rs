@@ -34,7 +34,7 @@ impl Point {
     fn mpd(&self, state: &State, shape: &Shape) -> Option<Mpd> {
         let lead = state.entries.iter().find(|entry| entry.track.kind.is_visual());
         let lead = &lead.or(state.entries.first())?.track;
-        let start_us = availability_start_us(lead, shape);
+        let start_us = shape.start_us;
         let is_over = state.entries.iter().all(|entry| entry.track.is_ended);
         let part_us = shape.part_us_max.max(1);
         let target_ms = (part_us * 4 / 1000) as u64;
@@ -66,16 +66,6 @@ impl Point {
     }
 }
 
-/// Wall time of the first period. Epoch-locked pushes have the same on every origin: number 0.
-fn availability_start_us(lead: &Track, shape: &Shape) -> Micros {
-    let is_locked = lead.publication.as_ref().is_some_and(|publication| publication.zero_us == 0);
-    if is_locked {
-        shape.origin_us - shape.origin_msn as Micros * shape.segment_us
-    } else {
-        shape.origin_us
-    }
-}
-
 fn periods(
     state: &State,
     lead: &Track,
@@ -93,7 +83,9 @@ fn periods(
         let until_us = until_us.or(is_over.then_some(end_us));
         let mut sets: Vec<AdaptationSet> = Vec::new();
         for entry in &state.entries {
-            let Some(set) = set_of(entry, origin, shape, from_us, is_over) else { continue };
+            let run = run_in(&entry.track, origin, origins.get(place + 1));
+            let set = run.and_then(|run| set_of(entry, run, shape, from_us, is_over));
+            let Some(set) = set else { continue };
             // Pictures in several qualities are one set: players change between its members.
             let same = sets.iter_mut().find(|other| {
                 entry.track.kind == Kind::Video
@@ -104,6 +96,10 @@ fn periods(
                 Some(same) => same.representations.extend(set.representations),
                 None => sets.push(AdaptationSet { id: sets.len() as u32, ..set }),
             }
+        }
+        // A run that never came to a segment.
+        if sets.is_empty() {
+            continue;
         }
         let duration_s = until_us.map(|until_us| (until_us - from_us).max(0) as f64 / 1e6);
         periods.push(Period {
@@ -117,15 +113,25 @@ fn periods(
     periods
 }
 
+/// The run that a track is in during a period of the lead track. One that began again alone is at
+/// another, later one: its newest counts.
+fn run_in(track: &Track, period: &Origin, next: Option<&Origin>) -> Option<u64> {
+    let runs = track.listed().rev().map(|segment| segment.publication.run);
+    let is_inside = |run: &u64| {
+        *run >= period.publication.run && next.is_none_or(|next| *run < next.publication.run)
+    };
+    runs.filter(is_inside).max()
+}
+
 fn set_of(
     entry: &Entry,
-    period: &Origin,
+    run: u64,
     shape: &Shape,
     from_us: Micros,
     is_over: bool,
 ) -> Option<AdaptationSet> {
     let track = &entry.track;
-    let is_of_run = |segment: &&Segment| segment.publication.run == period.publication.run;
+    let is_of_run = |segment: &&Segment| segment.publication.run == run;
     let first = track.listed().find(is_of_run)?;
     let zero_us = first.publication.zero_us;
     let timescale = first.timescale;
@@ -147,7 +153,7 @@ fn set_of(
         },
         presentation_time_offset: offset,
         duration: is_regular.then(|| ticks(shape.segment_us)),
-        timeline: if is_regular { Vec::new() } else { timeline(track, period) },
+        timeline: if is_regular { Vec::new() } else { timeline(track, run) },
         availability_time_offset: (is_regular && !is_over)
             .then(|| (shape.segment_us - shape.part_us_max).max(0) as f64 / 1e6)
             .filter(|offset| *offset > 0.0),
@@ -198,10 +204,10 @@ fn is_in_step(track: &Track, segment: &Segment, shape: &Shape, from_us: Micros) 
     (segment.wall_us() - expected_us).abs() <= may_drift
 }
 
-fn timeline(track: &Track, period: &Origin) -> Vec<Timeline> {
+fn timeline(track: &Track, run: u64) -> Vec<Timeline> {
     let mut runs: Vec<Timeline> = Vec::new();
     let complete = track.listed().filter(|segment| segment.is_complete);
-    for segment in complete.filter(|s| s.publication.run == period.publication.run) {
+    for segment in complete.filter(|segment| segment.publication.run == run) {
         match runs.last_mut() {
             Some(last)
                 if last.d == segment.duration && last.t + last.d * (last.r + 1) == segment.time =>

@@ -14,7 +14,7 @@ use super::Refusal;
 use super::events;
 use super::naming::{Key, MAIN};
 use super::point::{Fmp4Init, Over, Pending, Point, TrackInfo};
-use super::track::{ChunkHead, InitSegment, Kind, Micros};
+use super::track::{Chunk, ChunkHead, InitSegment, Kind, Micros};
 use crate::store::{MarkKind, Object, Writer};
 use crate::wire::fmp4::{self, CmafChunk, FragmentScanner, Handler, Init, TrackFragment};
 use crate::wire::mpegts::{self, CLOCK_HZ, Program, StreamKind, TsScanner};
@@ -43,6 +43,10 @@ struct Target {
     /// The name says nothing that the publishing point's does not.
     is_generic: bool,
     core: Option<usize>,
+    /// What the bytes are appended to, once there are any.
+    object: Option<Arc<Object>>,
+    /// How often the publishing point had forgotten segments when it was looked at.
+    trims_seen: u64,
     /// It is counted among those that may still bring an init segment.
     is_unknown: bool,
     has_begun: bool,
@@ -58,6 +62,7 @@ enum Form {
 }
 
 impl Feed {
+    /// The publishing point has counted it already (`begin_feed`).
     pub(super) fn new(point: Arc<Point>, rest: &str, key: Key, is_single: bool) -> Feed {
         let own_name = point.name.rsplit('/').next().unwrap_or_default();
         let is_generic = is_single || key.track.is_empty() || key.track == own_name;
@@ -82,6 +87,8 @@ impl Feed {
             key,
             is_generic,
             core: None,
+            object: None,
+            trims_seen: 0,
             is_unknown: !is_list,
             has_begun: false,
         };
@@ -93,6 +100,7 @@ impl Feed {
         let target = &mut self.target;
         target.core = writer.core();
         if !std::mem::replace(&mut target.has_begun, true) {
+            target.object = Some(writer.object().clone());
             target.point.object_begins(target.core);
         }
         let mut outcome = Ok(());
@@ -116,7 +124,8 @@ impl Feed {
         if matches!(self.form, Form::Plain) && self.claims_media() {
             return Err(not_media(&self.target.rest));
         }
-        if let Some(keep_from) = self.target.point.first_byte_of(writer.object()) {
+        let seen = &mut self.target.trims_seen;
+        if let Some(keep_from) = self.target.point.first_byte_of(writer.object(), seen) {
             writer.trim(keep_from);
         }
         Ok(())
@@ -152,7 +161,7 @@ impl Feed {
     pub fn end(mut self, object: &Arc<Object>, core: usize) {
         self.target.core = Some(core);
         match std::mem::replace(&mut self.form, Form::Plain) {
-            Form::Fmp4(fmp4) => fmp4.1.end(&self.target),
+            Form::Fmp4(fmp4) => fmp4.1.end(&self.target, object),
             Form::Ts(ts) => ts.1.end(object.tail(), &mut self.target, object),
             Form::List(text) => self.target.point.take_list(&self.target.rest, &text, Some(core)),
             Form::Unknown(..) | Form::Plain => {}
@@ -170,8 +179,10 @@ impl Drop for Feed {
             _ => Vec::new(),
         };
         for index in torn {
-            self.target.point.over(index, Over::Torn, self.target.core);
+            let object = self.target.object.as_ref();
+            self.target.point.over(index, Over::Torn, object, self.target.core);
         }
+        self.target.point.end_feed();
     }
 }
 
@@ -230,12 +241,16 @@ struct Fmp4 {
     /// Track ID of the init segment, index of the track.
     tracks: Vec<(u32, usize)>,
     is_muxed: bool,
-    /// The track of the chunk that is arriving.
-    arriving: Option<usize>,
+    /// The chunk that is arriving, and its track.
+    arriving: Option<(usize, ChunkHead)>,
+    /// The chunk before was complete.
+    has_ended: bool,
     /// Tracks that have had a chunk of this object.
     begun: Vec<usize>,
-    /// The brand `lmsg`, or an mfra: the track ends with this object.
+    /// The brand `lmsg`: the track ends with this object.
     is_last: bool,
+    /// An mfra says the same, except of small files that all have one.
+    has_mfra: bool,
     media_us: Micros,
 }
 
@@ -267,19 +282,27 @@ impl Fmp4 {
             Init { start, end, init } => self.begin(init, (start, end), target, writer),
             Chunk { start, chunk } => self.chunk(start, chunk, target, writer),
             ChunkExtent { end } => {
-                if let Some(index) = self.arriving {
-                    target.point.extends_to(index, end, target.core);
+                if let Some((index, head)) = &self.arriving {
+                    target.point.extends_to(*index, head, end, target.core);
+                } else if self.has_ended {
+                    // The chunk is listed already, and somebody may have it.
+                    let text = "a fragment has two mdat boxes: CMAF wants one behind each moof";
+                    return Err(refusal(400, text));
                 }
                 Ok(())
             }
             ChunkEnd { end } => {
-                if let Some(index) = self.arriving.take() {
-                    target.point.ends(index, end, target.core);
+                if let Some((index, head)) = self.arriving.take() {
+                    self.has_ended = true;
+                    let whole = super::track::Chunk { head, end };
+                    target.point.ends(index, whole, target.core);
                 }
                 Ok(())
             }
             MovieEnd { .. } => {
-                self.is_last = true;
+                // Alone it is an upload of its own.
+                self.is_recognised = true;
+                self.has_mfra = true;
                 Ok(())
             }
             NotFmp4 => Ok(()),
@@ -303,7 +326,7 @@ impl Fmp4 {
         }
         writer.set_preamble_from(start, end);
         let bytes = writer.object().preamble().unwrap_or_default();
-        if !target.point.add_source(&target.key, init.clone(), bytes.clone()) {
+        if !target.point.add_source(&target.key, init.clone(), bytes.clone(), writer.object()) {
             return Err(target.too_many_tracks());
         }
         self.own = Some((init.clone(), bytes));
@@ -322,6 +345,7 @@ impl Fmp4 {
         target.is_known();
         let kind = if chunk.random_access { MarkKind::RandomAccess } else { MarkKind::Boundary };
         writer.mark(start, kind);
+        (self.arriving, self.has_ended) = (None, false);
         self.is_last |= chunk.brands.lmsg;
         if self.tracks.is_empty() {
             let Some(()) = self.bind(chunk, target)? else { return Ok(()) };
@@ -344,7 +368,7 @@ impl Fmp4 {
                 info.frame_rate = is_visual.then_some(rate).filter(|rate| *rate < 1000.0);
             });
         }
-        self.arriving = Some(index);
+        self.arriving = Some((index, head.clone()));
         target.point.starts(index, head, target.core)?;
         for event in &chunk.events {
             if let Some((at_us, range)) = events::of_message(event, time_us) {
@@ -454,11 +478,20 @@ impl Fmp4 {
         ))
     }
 
-    fn end(mut self, target: &Target) {
-        let is_segment = self.own.is_none() || self.is_short_of_numbers(target);
-        let over = if self.is_last || !is_segment { Over::Stream } else { Over::Segment };
+    fn end(mut self, target: &Target, object: &Arc<Object>) {
+        let is_one_of_many = self.own.is_some() && self.is_short_of_numbers(target);
+        let is_segment = self.own.is_none() || is_one_of_many;
+        let is_last = self.is_last || self.has_mfra && !is_one_of_many;
+        let over = if is_last || !is_segment { Over::Stream } else { Over::Segment };
+        if self.begun.is_empty() && self.has_mfra && self.own.is_none() {
+            // Nothing but the end of what came before.
+            let source = target.point.source(&target.key);
+            for (_, index) in source.and_then(|source| source.tracks).unwrap_or_default() {
+                target.point.over(index, over, None, target.core);
+            }
+        }
         for index in std::mem::take(&mut self.begun) {
-            target.point.over(index, over, target.core);
+            target.point.over(index, over, Some(object), target.core);
         }
         self.tracks.clear();
     }
@@ -634,8 +667,8 @@ impl Ts {
             arrived_us: target.arrived_us(),
             zero_us: None,
         };
-        target.point.starts(index, head, target.core)?;
-        target.point.ends(index, end, target.core);
+        target.point.starts(index, head.clone(), target.core)?;
+        target.point.ends(index, Chunk { head, end }, target.core);
         Ok(())
     }
 
@@ -664,7 +697,7 @@ impl Ts {
         let is_segment = target.key.is_numbered && self.media_ticks < limit_ticks;
         let over = if is_segment { Over::Segment } else { Over::Stream };
         if let Some(index) = self.track.take() {
-            target.point.over(index, over, target.core);
+            target.point.over(index, over, Some(object), target.core);
         }
     }
 }

@@ -53,7 +53,7 @@ impl Point {
         skip: Option<Skip>,
     ) -> Option<Arc<Text>> {
         let shape = state.shape?;
-        let version = state.entries.get(index)?.news.version();
+        let version = state.entries.get(index)?.revision;
         let texts = &state.entries[index].texts;
         let slot = match skip {
             None => &texts.whole,
@@ -425,8 +425,9 @@ fn variant(entry: &Entry, group: Option<&str>, sounds: &[&Entry]) -> Variant {
             codecs.push(codec.clone());
         }
     }
-    let peak = entry.peak_bps + loudest.map_or(0, |sound| sound.peak_bps);
-    let average = entry.average_bps() + loudest.map_or(0, |sound| sound.average_bps());
+    let peak = entry.peak_bps.saturating_add(loudest.map_or(0, |sound| sound.peak_bps));
+    let average = loudest.map_or(0, |sound| sound.average_bps());
+    let average = entry.average_bps().saturating_add(average);
     Variant {
         uri: format!("{}.m3u8", entry.track.name),
         bandwidth: peak.max(1),

@@ -18,13 +18,18 @@ mod listing;
 pub mod marks;
 mod naming;
 mod point;
+#[cfg(test)]
+mod point_tests;
 mod pushed;
 mod reload;
 mod track;
+#[cfg(test)]
+mod track_tests;
 mod view;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
@@ -95,11 +100,17 @@ pub struct Packager {
     clock: fn() -> Millis,
     store: Arc<Store>,
     points: RwLock<HashMap<Box<str>, Arc<Point>>>,
+    /// When publishing points were last looked through for some to forget.
+    swept_ms: AtomicU64,
     counts: Arc<Counts>,
 }
 
 /// Publishing points that are remembered; a new one beyond that is refused.
 pub const POINTS_MAX: usize = 10_000;
+/// Publishing points of which nothing is left are looked for so often, at most; and when there are
+/// too many.
+const SWEEP_MS: u64 = 10_000;
+const SWEEP_MS_MIN: u64 = 1000;
 /// How long a request waits for a presentation that is starting.
 const START_WAIT_MS: u64 = 10_000;
 /// Refusals are kept by caches for so many target durations when they answer a blocking request
@@ -153,6 +164,7 @@ impl Packager {
             clock: options.clock,
             store,
             points: RwLock::default(),
+            swept_ms: AtomicU64::new(0),
             counts: Arc::default(),
         })
     }
@@ -190,18 +202,34 @@ impl Packager {
         Ok(Some(Feed::new(point, place.rest, key, place.is_single)))
     }
 
-    /// The publishing point, made if need be.
+    /// The publishing point, made if need be, with one more upload: what has uploads is not forgotten.
     fn point(&self, name: &str, rule: &Arc<LiveRule>) -> Option<Arc<Point>> {
         if let Some(point) = self.points.read().get(name) {
+            point.begin_feed();
             return Some(point.clone());
         }
         let mut points = self.points.write();
+        self.sweep(&mut points);
         if points.len() >= POINTS_MAX && !points.contains_key(name) {
             return None;
         }
         let make =
             || Point::new(name, rule.clone(), self.store.clone(), self.counts.clone(), self.clock);
-        Some(points.entry(name.into()).or_insert_with(make).clone())
+        let point = points.entry(name.into()).or_insert_with(make);
+        point.begin_feed();
+        Some(point.clone())
+    }
+
+    /// Forget publishing points of which nothing is left. Done where others are made: their number
+    /// only grows there.
+    fn sweep(&self, points: &mut HashMap<Box<str>, Arc<Point>>) {
+        let pause_ms = if points.len() >= POINTS_MAX { SWEEP_MS_MIN } else { SWEEP_MS };
+        let now_ms = (self.clock)();
+        let swept_ms = self.swept_ms.load(Ordering::Relaxed);
+        if now_ms.saturating_sub(swept_ms) >= pause_ms {
+            self.swept_ms.store(now_ms, Ordering::Relaxed);
+            points.retain(|_, point| !point.is_forgotten());
+        }
     }
 
     pub fn find(&self, asked: &Asked<'_>) -> Found {
@@ -492,6 +520,8 @@ impl Point {
             let news = self.news.clone();
             return (!is_whole).then(|| self.hold(news, seen, 2, asked));
         }
+        // Deleted: its promises with it.
+        self.store.lookup(asked.name)?;
         let list = state.pushed.get(rest)?;
         let target_s = list.facts.target_duration_s.max(1);
         let directives = match Directives::of(asked.query) {

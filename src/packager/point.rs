@@ -18,8 +18,8 @@ use parking_lot::{Mutex, MutexGuard};
 use super::naming::{Key, base36, key_of};
 use super::pushed::PushedLists;
 use super::track::{
-    Chunk, ChunkHead, InitSegment, Kind, Micros, PENDING_MAX, Publication, Repair, Segment, Shape,
-    Track,
+    CHUNK_US_MAX, Chunk, ChunkHead, InitSegment, Kind, LOCKED_US, Micros, PENDING_MAX, Publication,
+    Repair, Segment, Shape, TIME_US_MAX, Track,
 };
 use super::view::{Gate, Growing, Next, Slice, Text};
 use super::{LiveRule, Parts, Refusal};
@@ -39,8 +39,10 @@ const DATERANGES_MAX: usize = 256;
 const SAME_CLOCK_US: Micros = 10_000_000;
 /// A producer reference time further from our clock is not believed: half a day.
 const PRODUCER_CLOCK_US_MAX: Micros = 43_200_000_000;
-/// Media time this close to wall time is wall time: epoch-locked (DASH-IF ingest, "dualsync").
-const LOCKED_US: Micros = 3_600_000_000;
+/// Events further away than a day have a wrong time.
+const EVENT_US_MAX: Micros = 86_400_000_000;
+/// So much of another track without a picture, and the pictures are not waited for.
+const LEAD_WAIT_US: Micros = 10_000_000;
 
 /// What is known of a track's media besides its timeline.
 #[derive(Debug, Clone, Default)]
@@ -71,6 +73,11 @@ pub(super) struct Entry {
     pub(super) info: TrackInfo,
     pub(super) news: Arc<News>,
     pub(super) texts: Texts,
+    /// Counts changes that its playlist shows. Moves under the lock, unlike the version of the news,
+    /// so that a text is never older than what it was asked for.
+    pub(super) revision: u64,
+    /// `expire` has run for this segment in progress.
+    expired_msn: u64,
     /// Of the names that it is pushed under.
     key: String,
     /// The highest bit rate of a segment so far, in bit/s.
@@ -98,6 +105,14 @@ pub(super) struct State {
     pub(super) removed_dateranges: Vec<(Millis, String)>,
     pub(super) pushed: PushedLists,
     runs: u64,
+    /// The time that the newest names of publications were made of.
+    stem_ms: Millis,
+    /// Counts how often segments were forgotten.
+    trims: u64,
+    /// Uploads under way.
+    feeds: usize,
+    /// The newest pushed MPD says that all is over.
+    is_static: bool,
     /// Uploads that may still show themselves to be an init segment.
     unknown: usize,
     /// Language and roles by the key of a track's names, from a pushed MPD.
@@ -109,6 +124,8 @@ pub(super) struct State {
 pub(super) struct Pending {
     pub(super) init: Fmp4Init,
     pub(super) bytes: Bytes,
+    /// It came in this object.
+    pub(super) object: Arc<Object>,
     pub(super) tracks: Option<Vec<(u32, usize)>>,
 }
 
@@ -189,6 +206,14 @@ struct Changes {
     gone: Vec<Arc<Object>>,
 }
 
+impl Changes {
+    /// The track's playlist is another from now on.
+    fn of(&mut self, entry: &mut Entry) {
+        entry.revision += 1;
+        self.news.push(entry.news.clone());
+    }
+}
+
 impl Point {
     pub(super) fn new(
         name: &str,
@@ -227,14 +252,26 @@ impl Point {
         state.sources.get(&key.track).or_else(|| state.sources.get("")).cloned()
     }
 
-    pub(super) fn add_source(&self, key: &Key, init: Fmp4Init, bytes: Bytes) -> bool {
+    pub(super) fn add_source(
+        &self,
+        key: &Key,
+        init: Fmp4Init,
+        bytes: Bytes,
+        object: &Arc<Object>,
+    ) -> bool {
         let mut state = self.state.lock();
+        if state.sources.len() >= TRACKS_MAX {
+            state.sources.retain(|name, source| {
+                *name == key.track || self.is_stored(&source.object) || source.tracks.is_some()
+            });
+        }
         if state.sources.len() >= TRACKS_MAX && !state.sources.contains_key(&key.track) {
             return false;
         }
         let known = state.sources.get(&key.track);
         let same = known.filter(|old| old.bytes == bytes).and_then(|old| old.tracks.clone());
-        state.sources.insert(key.track.clone(), Pending { init, bytes, tracks: same });
+        let object = object.clone();
+        state.sources.insert(key.track.clone(), Pending { init, bytes, object, tracks: same });
         true
     }
 
@@ -275,6 +312,8 @@ impl Point {
                 texts: Texts::default(),
                 peak_bps: 0,
                 is_prepared: false,
+                revision: 0,
+                expired_msn: 0,
             });
         }
         let (labelled, roles) = state.labels.get(&key.track).cloned().unwrap_or_default();
@@ -288,11 +327,14 @@ impl Point {
         if let Some(init) = init
             && track.set_init(init.clone())
         {
-            let stem = base36(self.now_ms());
-            let is_locked = track.publication.as_ref().is_some_and(|p| p.zero_us == 0);
-            let epoch = if is_locked { locked_epoch(init.digest) } else { stem };
-            track.next_epoch = Some(epoch.into());
-            changes.news.push(entry.news.clone());
+            let is_locked = track.is_locked();
+            let epoch = if is_locked {
+                locked_epoch(init.digest).into()
+            } else {
+                state.announced_stem(index, self.now_ms())
+            };
+            state.entries[index].track.next_epoch = Some(epoch);
+            changes.of(&mut state.entries[index]);
         }
         drop(state);
         self.tell(changes, None);
@@ -319,7 +361,7 @@ impl Point {
         let now_ms = self.now_ms();
         let shape = state.shape;
         let Some(entry) = state.entries.get_mut(index) else { return Ok(()) };
-        let limit_us = shape.map_or(Micros::MAX, |shape| {
+        let limit_us = shape.map_or(CHUNK_US_MAX, |shape| {
             shape.target_duration_s as Micros * 1_000_000 + super::track::ROUNDING_US
         });
         if entry.track.to_us(head.duration) > limit_us {
@@ -335,14 +377,30 @@ impl Point {
                 max_age_s: None,
             });
         }
+        let is_busy = |(other, _): &(ChunkHead, Option<u64>)| {
+            !Arc::ptr_eq(&other.object, &head.object) && other.object.is_open()
+        };
+        if entry.track.arriving.as_ref().is_some_and(is_busy) {
+            // The end of the object before is on its way on another connection: this chunk is
+            // placed when it is complete.
+            return Ok(());
+        }
+        if entry.track.to_us(head.time) >= TIME_US_MAX {
+            let text = "a fragment lies more than 36,000 years behind media time 0".to_owned();
+            return Err(Refusal { status: 400, text, max_age_s: None });
+        }
         entry.is_prepared = false;
+        entry.track.arriving = None;
+        if entry.track.is_repetition(&head) {
+            return Ok(());
+        }
         entry.track.arriving = Some((head.clone(), None));
         let mut changes = Changes::default();
         if let Some(shape) = shape.filter(|_| state.entries[index].is_shaped(&self.rule)) {
             self.prepare(&mut state, index, &head, &shape, now_ms);
             if let Some(entry) = state.entries.get_mut(index) {
                 entry.is_prepared = true;
-                changes.news.push(entry.news.clone());
+                changes.of(entry);
             }
         }
         drop(state);
@@ -351,11 +409,12 @@ impl Point {
     }
 
     /// Where the arriving chunk will end.
-    pub(super) fn extends_to(&self, index: usize, end: u64, core: Option<usize>) {
+    pub(super) fn extends_to(&self, index: usize, head: &ChunkHead, end: u64, core: Option<usize>) {
         let mut state = self.state.lock();
         let Some(entry) = state.entries.get_mut(index) else { return };
-        if let Some((_, extent)) = &mut entry.track.arriving {
-            *extent = Some(end);
+        match &mut entry.track.arriving {
+            Some((own, extent)) if own.is(head) => *extent = Some(end),
+            _ => return,
         }
         let news = entry.news.clone();
         drop(state);
@@ -363,29 +422,28 @@ impl Point {
     }
 
     /// The arriving chunk is complete.
-    pub(super) fn ends(&self, index: usize, end: u64, core: Option<usize>) {
+    pub(super) fn ends(&self, index: usize, chunk: Chunk, core: Option<usize>) {
         let mut state = self.state.lock();
         let now_ms = self.now_ms();
         let mut changes = Changes::default();
         let shape = state.shape;
         let Some(entry) = state.entries.get_mut(index) else { return };
-        let Some((head, _)) = entry.track.arriving.take() else { return };
-        let chunk = Chunk { head, end };
+        let arriving = entry.track.arriving.take();
+        let is_own = arriving.is_some_and(|(own, _)| own.is(&chunk.head));
+        let is_prepared = std::mem::take(&mut entry.is_prepared) && is_own;
         match shape {
             Some(shape) if entry.is_shaped(&self.rule) => {
-                if !entry.is_prepared {
+                if !is_prepared {
                     self.prepare(&mut state, index, &chunk.head, &shape, now_ms);
                 }
                 self.add(&mut state, index, &chunk, &shape, now_ms, &mut changes);
             }
             Some(shape) => {
-                entry.track.pending.push(chunk);
+                entry.track.push_pending(chunk);
                 self.shape_late_track(&mut state, index, &shape, now_ms, &mut changes);
             }
             None => {
-                if entry.track.pending.len() < PENDING_MAX {
-                    entry.track.pending.push(chunk);
-                }
+                entry.track.push_pending(chunk);
                 self.learn(&mut state, None, now_ms, &mut changes);
             }
         }
@@ -393,8 +451,15 @@ impl Point {
         self.tell(changes, core);
     }
 
-    /// No more bytes of this object come.
-    pub(super) fn over(&self, index: usize, over: Over, core: Option<usize>) {
+    /// No more bytes of this object come; of none, if all of the track is over. What another upload
+    /// of the track has begun since is left alone.
+    pub(super) fn over(
+        &self,
+        index: usize,
+        over: Over,
+        object: Option<&Arc<Object>>,
+        core: Option<usize>,
+    ) {
         let mut state = self.state.lock();
         let now_ms = self.now_ms();
         let mut changes = Changes::default();
@@ -403,15 +468,29 @@ impl Point {
         }
         state.version += 1;
         state.last_news_ms = now_ms;
+        let shape = state.shape;
+        let is_static = state.is_static;
         if let Some(entry) = state.entries.get_mut(index) {
+            let is_current = match (object, &entry.track.arriving) {
+                (None, _) => true,
+                (Some(object), Some((head, _))) => Arc::ptr_eq(&head.object, object),
+                (Some(object), None) => entry.track.is_newest(object),
+            };
+            if !is_current {
+                return;
+            }
             entry.track.arriving = None;
+            entry.is_prepared = false;
             let is_short = entry.track.open_segment().is_some_and(|open| open.is_short());
             if over != Over::Segment || !is_short {
                 entry.track.complete_segment(now_ms);
-                entry.note_rate();
+                if let Some(shape) = &shape {
+                    entry.note_rate(shape);
+                }
             }
-            entry.track.is_ended = over == Over::Stream && entry.track.publication.is_some();
-            changes.news.push(entry.news.clone());
+            let has_media = entry.track.publication.is_some() || !entry.track.pending.is_empty();
+            entry.track.is_ended |= (over == Over::Stream || is_static) && has_media;
+            changes.of(entry);
             changes.news.push(self.news.clone());
         }
         drop(state);
@@ -462,7 +541,7 @@ impl Point {
                 }
             } else {
                 match pushed_tracks(text) {
-                    Ok(mpd) => ended = state.take_mpd(&mpd),
+                    Ok(mpd) => ended = state.take_mpd(rest, &mpd),
                     Err(error) => {
                         tracing::debug!(point = %self.name, rest, %error, "a pushed MPD is not read");
                     }
@@ -470,7 +549,7 @@ impl Point {
             }
         }
         for index in ended {
-            self.over(index, Over::Stream, core);
+            self.over(index, Over::Stream, None, core);
         }
         self.news.tell(&self.store, core);
     }
@@ -487,23 +566,42 @@ impl Point {
     pub(super) fn add_daterange(&self, index: usize, time_us: Micros, mut range: DateRange) {
         let mut state = self.state.lock();
         let Some(entry) = state.entries.get(index) else { return };
-        let zero = entry.track.publication.as_ref().map_or(0, |publication| publication.zero_us);
-        range.start_ms = (zero + time_us) / 1000;
-        range.changed_ms = self.now_ms() as i64;
+        let track = &entry.track;
+        let first = track.pending.first().map(|chunk| &chunk.head);
+        let first = first.or(track.arriving.as_ref().map(|(head, _)| head));
+        let zero_us = match (&track.publication, first) {
+            (Some(publication), _) => publication.zero_us,
+            (None, Some(first)) => zero_of(track, first),
+            (None, None) => return,
+        };
+        let (now_ms, start_us) = (self.now_ms(), zero_us.saturating_add(time_us));
+        if start_us.saturating_sub(now_ms as Micros * 1000).abs() > EVENT_US_MAX {
+            return;
+        }
+        range.start_ms = start_us.div_euclid(1000);
+        range.changed_ms = now_ms as i64;
         if state.dateranges.iter().any(|known| known.id == range.id) {
             return;
         }
         if state.dateranges.len() >= DATERANGES_MAX {
-            state.dateranges.remove(0);
+            let oldest = state.dateranges.remove(0);
+            state.removed_dateranges.push((now_ms, oldest.id));
+            let over = state.removed_dateranges.len().saturating_sub(DATERANGES_MAX);
+            state.removed_dateranges.drain(..over);
         }
         state.dateranges.push(range);
         state.version += 1;
+        state.entries.iter_mut().for_each(|entry| entry.revision += 1);
     }
 
-    /// The first byte of `object` that somebody may still ask for.
-    pub(super) fn first_byte_of(&self, object: &Arc<Object>) -> Option<u64> {
+    /// The first byte of `object` that somebody may still ask for, if segments were forgotten since
+    /// `seen`: to look for it takes time.
+    pub(super) fn first_byte_of(&self, object: &Arc<Object>, seen: &mut u64) -> Option<u64> {
         let state = self.state.lock();
         state.shape?;
+        if std::mem::replace(seen, state.trims) == state.trims {
+            return None;
+        }
         let first = |entry: &Entry| {
             if !entry.track.pending.is_empty() {
                 return Some(0);
@@ -537,6 +635,40 @@ impl Point {
         (start < end && end <= bytes_there(segment, growing.gate)).then(|| segment.cut(start, end))
     }
 
+    /// An upload begins; it is counted until its feed is dropped.
+    pub(super) fn begin_feed(&self) {
+        self.state.lock().feeds += 1;
+    }
+
+    pub(super) fn end_feed(&self) {
+        let mut state = self.state.lock();
+        state.feeds = state.feeds.saturating_sub(1);
+    }
+
+    /// Nobody sends to it, and nothing of what was sent is stored any more. What is listed may be
+    /// asked for as long as the window lasts.
+    pub(super) fn is_forgotten(&self) -> bool {
+        let state = self.state.lock();
+        let silent_ms = self.now_ms().saturating_sub(state.last_news_ms);
+        let was_listed = state.shape.is_some() && silent_ms <= self.rule.window_ms;
+        if state.feeds > 0 || was_listed {
+            return false;
+        }
+        let path = |rest: &str| format!("{}/{rest}", self.name);
+        let mut objects = state.sources.values().map(|source| &source.object);
+        // The newest first: of what is live one look is enough.
+        let mut media = state.entries.iter().flat_map(|entry| entry.track.objects());
+        let mut lists = state.pushed.names();
+        !media.any(|object| self.is_stored(object))
+            && !objects.any(|object| self.is_stored(object))
+            && !lists.any(|rest| self.store.lookup(&path(rest)).is_some())
+    }
+
+    fn is_stored(&self, object: &Arc<Object>) -> bool {
+        let found = self.store.lookup(&object.name);
+        object.is_open() || found.is_some_and(|found| Arc::ptr_eq(&found, object))
+    }
+
     fn tell(&self, changes: Changes, core: Option<usize>) {
         for news in changes.news {
             news.tell(&self.store, core);
@@ -563,14 +695,13 @@ impl Point {
         }
         let entry = &mut state.entries[index];
         if entry.track.is_repetition(head) {
-            entry.track.arriving = None;
             entry.track.repairs.push(Repair::Repetition);
             return;
         }
         let complete_before = entry.complete_count();
         entry.track.prepare(head, shape, now_ms);
         if entry.complete_count() != complete_before {
-            entry.note_rate();
+            entry.note_rate(shape);
             entry.track.judge_rhythm(shape);
             state.version += 1;
         }
@@ -586,34 +717,47 @@ impl Point {
         now_ms: Millis,
         changes: &mut Changes,
     ) {
-        let (window_us, is_pushed) = (self.window_us(), state.pushed.has_any());
+        let (window_us, is_pushed) = (self.window_us(shape), state.pushed.has_any());
         let entry = &mut state.entries[index];
         if !entry.track.is_repetition(&chunk.head) {
             let complete_before = entry.complete_count();
             entry.track.add(chunk, shape, now_ms);
             if entry.complete_count() != complete_before {
-                entry.note_rate();
+                entry.note_rate(shape);
                 entry.track.judge_rhythm(shape);
                 state.version += 1;
             }
         }
-        let keep_ms = (shape.target_duration_s * 4) * 1000;
-        let gone = entry.track.expire(window_us, keep_ms, now_ms);
-        // Who pushes playlists deletes what they no longer list.
-        if !is_pushed {
-            changes.gone.extend(gone.into_iter().filter(|object| object.seal().is_some()));
+        let mut gone = Vec::new();
+        let open_msn = entry.complete_count();
+        if std::mem::replace(&mut entry.expired_msn, open_msn) != open_msn {
+            let keep_ms = (shape.target_duration_s * 4) * 1000;
+            let first = entry.track.segments.front().map(|first| first.msn);
+            gone = entry.track.expire(window_us, keep_ms, now_ms);
+            let is_trim = entry.track.segments.front().map(|first| first.msn) != first;
+            state.trims += u64::from(is_trim);
         }
         for repair in entry.track.repairs.drain(..) {
             self.counts.of(repair).fetch_add(1, Ordering::Relaxed);
             tracing::debug!(point = %self.name, track = %entry.track.name, ?repair, "repaired");
         }
-        changes.news.push(entry.news.clone());
+        changes.of(entry);
         state.last_news_ms = now_ms;
+        // Who pushes playlists deletes what they no longer list.
+        if !is_pushed {
+            gone.retain(|object| {
+                let needs = |entry: &Entry| entry.track.first_byte_of(object).is_some();
+                object.seal().is_some() && !state.entries.iter().any(needs)
+            });
+            changes.gone.append(&mut gone);
+        }
     }
 
-    fn window_us(&self) -> Micros {
+    /// Never less than three target durations (RFC 8216bis §6.2.2).
+    fn window_us(&self, shape: &Shape) -> Micros {
+        let least_us = 3 * shape.target_duration_s as Micros * 1_000_000;
         match self.rule.kind {
-            super::ListKind::Window => self.rule.window_ms as Micros * 1000,
+            super::ListKind::Window => (self.rule.window_ms as Micros * 1000).max(least_us),
             super::ListKind::Event => Micros::MAX,
         }
     }
@@ -626,17 +770,33 @@ impl Point {
         now_ms: Millis,
         changes: &mut Changes,
     ) {
-        let lead = state.entries.iter().position(|entry| entry.track.kind.is_visual());
-        let lead = lead.or_else(|| state.entries.iter().position(|e| !e.track.pending.is_empty()));
-        let Some(lead) = lead else { return };
+        let Some(lead) = lead_of(state) else { return };
         let aim_us = self.rule.segment_ms as Micros * 1000;
         let track = &state.entries[lead].track;
-        let natural = natural_segment_us(track, aim_us);
-        let natural = natural.or_else(|| ended.and(pending_us(track)));
-        let Some(segment_us) = natural else { return };
+        let natural = natural_segment(track, aim_us);
+        // A short stream says nothing of the rhythm of the next.
+        let aim = track.to_ticks(aim_us);
+        let natural = natural.or_else(|| ended.and(pending_ticks(track)).map(|all| all.max(aim)));
+        let Some(segment_ticks) = natural else { return };
+        let segment_us = track.to_us(segment_ticks).max(1);
         let first = &track.pending[0].head;
         let zero_us = zero_of(track, first);
         let origin_us = zero_us + track.to_us(first.time);
+        // Of an epoch-locked push by its own clock, so that no rounding adds up over the years.
+        let origin_msn = if zero_us == 0 {
+            (first.time + track.to_ticks(1000)) / segment_ticks.max(1)
+        } else {
+            ((origin_us + 1000).max(0) / segment_us) as u64
+        };
+        // There the MPD begins with number 0, on every origin, if microseconds can say when that was.
+        let is_exact =
+            u128::from(segment_ticks) * 1_000_000 % u128::from(track.timescale.max(1)) == 0;
+        let start_us = if zero_us == 0 && is_exact {
+            let earlier = u128::from(origin_msn) * u128::from(segment_ticks);
+            track.to_us(first.time.saturating_sub(u64::try_from(earlier).unwrap_or(u64::MAX)))
+        } else {
+            origin_us
+        };
         let part_aim_us = self.rule.part_ms as Micros * 1000;
         let part_us_max = if self.rule.parts == Parts::None {
             0
@@ -644,14 +804,18 @@ impl Point {
             let natural =
                 |entry: &Entry| entry.track.to_us(entry.track.natural_part_target(part_aim_us));
             // Rounded up to what playlists can say: three of them are PART-HOLD-BACK.
-            let most = state.entries.iter().map(natural).max().unwrap_or(0);
+            // Texts are rare and long: they get what the others need.
+            let timed = state.entries.iter().filter(|entry| entry.track.kind != Kind::Text);
+            let most = timed.map(natural).max().filter(|most| *most > 0);
+            let most = most.or_else(|| state.entries.iter().map(natural).max()).unwrap_or(0);
             (most / LISTED_US + 1) * LISTED_US
         };
         let shape = Shape {
             segment_us,
             target_duration_s: ((segment_us + 990_000) / 1_000_000).max(1) as u64,
+            start_us,
             origin_us,
-            origin_msn: ((origin_us + 1000).max(0) / segment_us.max(1)) as u64,
+            origin_msn,
             part_us_max,
             part_us: part_aim_us,
         };
@@ -660,7 +824,10 @@ impl Point {
             if state.entries[index].track.pending.is_empty() {
                 continue;
             }
-            let target = state.entries[index].track.natural_part_target(part_aim_us);
+            let track = &state.entries[index].track;
+            let most = track.to_ticks(part_us_max).max(1);
+            let natural = track.natural_part_target(part_aim_us);
+            let target = if track.kind == Kind::Text { most } else { natural.min(most) };
             self.place_pending(state, index, target, &shape, now_ms, changes);
         }
         changes.news.push(self.news.clone());
@@ -683,7 +850,7 @@ impl Point {
         self.place_pending(state, index, target, shape, now_ms, changes);
         state.version += 1;
         // The other playlists report it from now on.
-        changes.news.extend(state.entries.iter().map(|entry| entry.news.clone()));
+        state.entries.iter_mut().for_each(|entry| changes.of(entry));
         changes.news.push(self.news.clone());
     }
 
@@ -698,18 +865,25 @@ impl Point {
     ) {
         let track = &mut state.entries[index].track;
         track.part_target = if self.rule.parts == Parts::None { 0 } else { part_target.max(1) };
+        let was_ended = track.is_ended;
         for chunk in std::mem::take(&mut track.pending) {
             self.prepare(state, index, &chunk.head, shape, now_ms);
             self.add(state, index, &chunk, shape, now_ms, changes);
         }
-        state.entries[index].is_prepared = false;
+        let entry = &mut state.entries[index];
+        entry.is_prepared = false;
+        if was_ended {
+            entry.track.complete_segment(now_ms);
+            entry.track.is_ended = true;
+        }
     }
 }
 
 impl State {
     /// Labels of the tracks; the tracks that have ended, if the MPD says so.
-    fn take_mpd(&mut self, mpd: &PushedMpd) -> Vec<usize> {
-        self.pushed.note_manifest();
+    fn take_mpd(&mut self, rest: &str, mpd: &PushedMpd) -> Vec<usize> {
+        self.pushed.note_manifest(rest);
+        self.is_static = mpd.is_static;
         for track in mpd.tracks.iter().take(TRACKS_MAX) {
             let Some(name) = track.initialization.as_ref().or(track.media.as_ref()) else {
                 continue;
@@ -718,7 +892,9 @@ impl State {
             let labels = (track.language.clone(), track.roles.clone());
             let entries = self.entries.iter_mut().filter(|entry| entry.key == key.track);
             for entry in entries {
-                entry.info.language.clone_from(&labels.0);
+                if labels.0.is_some() {
+                    entry.info.language.clone_from(&labels.0);
+                }
                 entry.info.roles.clone_from(&labels.1);
             }
             if self.labels.len() < TRACKS_MAX || self.labels.contains_key(&key.track) {
@@ -731,6 +907,28 @@ impl State {
 
     pub(super) fn index_of(&self, name: &str) -> Option<usize> {
         self.entries.iter().position(|entry| entry.track.name == name)
+    }
+
+    /// A name that no publication has had.
+    fn new_stem(&mut self, now_ms: Millis) -> Arc<str> {
+        self.stem_ms = now_ms.max(self.stem_ms + 1);
+        base36(self.stem_ms).into()
+    }
+
+    /// The name of the publication that a new init segment begins: the one that other tracks were
+    /// promised, or have begun already.
+    fn announced_stem(&mut self, index: usize, now_ms: Millis) -> Arc<str> {
+        let own_run = self.entries[index].track.publication.as_ref().map_or(0, |own| own.run);
+        let promised = self.entries.iter().filter(|entry| !entry.track.is_locked());
+        if let Some(stem) = promised.filter_map(|entry| entry.track.next_epoch.clone()).next() {
+            return stem;
+        }
+        let publications = self.entries.iter().filter_map(|entry| entry.track.publication.as_ref());
+        let newest = publications.filter(|other| other.run > own_run && !other.is_locked());
+        match newest.max_by_key(|other| other.run) {
+            Some(newest) => newest.stem.clone(),
+            None => self.new_stem(now_ms),
+        }
     }
 
     fn free_name(&self, name: &str, key: &str) -> String {
@@ -753,10 +951,14 @@ impl Entry {
         self.track.open_msn()
     }
 
-    /// A segment became complete: its bit rate counts.
-    fn note_rate(&mut self) {
+    /// A segment became complete: its bit rate counts, but not that of a stump (RFC 8216bis §4.4.6.2:
+    /// from half a target duration on).
+    fn note_rate(&mut self, shape: &Shape) {
         let complete = self.track.segments.iter().rev().filter(|segment| segment.is_complete);
         for segment in complete.take(2).filter(|segment| !segment.is_gap) {
+            if self.peak_bps > 0 && segment.duration_us() < shape.segment_us / 2 {
+                continue;
+            }
             let us = segment.duration_us().max(1) as u128;
             let bps = u128::from(segment.bytes()) * 8 * 1_000_000 / us;
             self.peak_bps = self.peak_bps.max(u64::try_from(bps).unwrap_or(u64::MAX));
@@ -764,15 +966,31 @@ impl Entry {
     }
 }
 
-/// The duration of all that is pending.
-fn pending_us(track: &Track) -> Option<Micros> {
-    let (first, last) = (track.pending.first()?, track.pending.last()?);
-    let end = last.head.time.saturating_add(last.head.duration);
-    Some(track.to_us(end.saturating_sub(first.head.time))).filter(|us| *us > 0)
+/// The track whose rhythm counts: the first with pictures, as long as they come.
+fn lead_of(state: &State) -> Option<usize> {
+    let has_pending = |entry: &Entry| !entry.track.pending.is_empty();
+    let mut visual = state.entries.iter().enumerate().filter(|(_, e)| e.track.kind.is_visual());
+    let first = visual.next();
+    let with_media = first.into_iter().chain(visual).find(|(_, entry)| has_pending(entry));
+    if let Some((index, _)) = with_media {
+        return Some(index);
+    }
+    let is_enough = |entry: &Entry| {
+        let us = pending_ticks(&entry.track).map_or(0, |ticks| entry.track.to_us(ticks));
+        has_pending(entry) && (first.is_none() || entry.track.is_ended || us >= LEAD_WAIT_US)
+    };
+    state.entries.iter().position(is_enough)
 }
 
-/// How long the first segment of the lead track is, if that can be said yet.
-fn natural_segment_us(track: &Track, aim_us: Micros) -> Option<Micros> {
+/// The duration of all that is pending.
+fn pending_ticks(track: &Track) -> Option<u64> {
+    let (first, last) = (track.pending.first()?, track.pending.last()?);
+    let end = last.head.time.saturating_add(last.head.duration);
+    Some(end.saturating_sub(first.head.time)).filter(|ticks| *ticks > 0)
+}
+
+/// How long the first segment of the lead track is in ticks, if that can be said yet.
+fn natural_segment(track: &Track, aim_us: Micros) -> Option<u64> {
     let first = &track.pending.first()?.head;
     let since = |head: &ChunkHead| track.to_us(head.time.saturating_sub(first.time));
     let is_next = |chunk: &&Chunk| {
@@ -782,12 +1000,13 @@ fn natural_segment_us(track: &Track, aim_us: Micros) -> Option<Micros> {
         may_begin && (in_rhythm || head.starts_object && since(head) >= 300_000)
     };
     if let Some(next) = track.pending.iter().skip(1).find(is_next) {
-        return Some(since(&next.head));
+        return Some(next.head.time.saturating_sub(first.time).max(1));
     }
     // No key frame far and wide, or no pictures: the aim itself.
     let patience = if track.kind.is_visual() { 3 } else { 2 };
-    let is_enough = pending_us(track).is_some_and(|us| us >= aim_us * patience);
-    (is_enough || track.pending.len() >= PENDING_MAX).then_some(aim_us)
+    let is_enough =
+        pending_ticks(track).is_some_and(|ticks| track.to_us(ticks) >= aim_us * patience);
+    (is_enough || track.pending.len() >= PENDING_MAX).then(|| track.to_ticks(aim_us).max(1))
 }
 
 /// Wall time of media time 0, as the first chunk of a publication shows it.
@@ -828,9 +1047,11 @@ fn publication_for(
             let earliest_us = listed_end.map_or(zero_us, |end_us| end_us - track.to_us(head.time));
             let zero_us = if zero_us == 0 { 0 } else { zero_us.max(earliest_us) };
             state.runs += 1;
-            let announced = state.entries[index].track.next_epoch.take();
-            let stem = announced.filter(|_| zero_us != 0);
-            (state.runs, zero_us, stem.unwrap_or_else(|| base36(now_ms).into()))
+            let track = &mut state.entries[index].track;
+            let was_locked = track.is_locked();
+            let announced = track.next_epoch.take().filter(|_| zero_us != 0 && !was_locked);
+            let stem = announced.unwrap_or_else(|| state.new_stem(now_ms));
+            (state.runs, zero_us, stem)
         }
     };
     // The names of an epoch-locked push are the same on every origin that receives it.

@@ -31,17 +31,25 @@ pub(super) struct PushedLists {
     lists: HashMap<String, PushedList>,
     /// Paths that preload hints name and that have not come.
     hinted: HashSet<String>,
-    has_manifest: bool,
+    /// Paths of multivariant playlists and MPDs.
+    manifests: HashSet<String>,
 }
 
 impl PushedLists {
     /// Somebody pushes playlists or manifests here.
     pub(super) fn has_any(&self) -> bool {
-        self.has_manifest || !self.lists.is_empty()
+        !self.manifests.is_empty() || !self.lists.is_empty()
     }
 
-    pub(super) fn note_manifest(&mut self) {
-        self.has_manifest = true;
+    pub(super) fn note_manifest(&mut self, rest: &str) {
+        if self.manifests.len() < LISTS_MAX {
+            self.manifests.insert(rest.to_owned());
+        }
+    }
+
+    /// Paths of all that was pushed.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.lists.keys().chain(&self.manifests).map(String::as_str)
     }
 
     pub(super) fn get(&mut self, rest: &str) -> Option<&mut PushedList> {
@@ -61,7 +69,7 @@ impl PushedLists {
     ) -> Result<(), PlaylistError> {
         let mut facts = Pushed::parse(plain)?;
         if facts.multivariant || self.lists.len() >= LISTS_MAX && !self.lists.contains_key(rest) {
-            self.has_manifest = true;
+            self.note_manifest(rest);
             return Ok(());
         }
         let mut removed = VecDeque::new();

@@ -88,10 +88,11 @@ impl Edge {
     ) -> Result<Verdict, ReloadError> {
         let Some(mut msn) = directives.msn else { return Ok(Verdict::Now) };
         let mut part = directives.part;
-        // "Greater than the last part of a finished segment" is part 0 of the next (§6.2.5.2).
+        // "Greater than the last part of a finished segment" is part 0 of the next (§6.2.5.2); one
+        // without parts is there as a whole.
         if msn < self.next_msn
             && let Some(wanted) = part
-            && parts_of(msn).is_some_and(|count| wanted >= count)
+            && parts_of(msn).is_some_and(|count| count > 0 && wanted >= count)
         {
             msn += 1;
             part = Some(0);

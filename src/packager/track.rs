@@ -27,11 +27,19 @@ use crate::store::{Millis, Object};
 pub(super) type Micros = i64;
 
 /// Later media times are taken to be this one, so that sums of some of them fit: 36,000 years.
-const TIME_US_MAX: Micros = 1 << 60;
+pub(super) const TIME_US_MAX: Micros = 1 << 60;
 /// Clocks of two tracks, and of a chunk and its successor, may differ so much and still agree.
 const TOLERANCE_US: Micros = 20_000;
+/// A chunk may be so much later than expected and still continue its predecessor.
+const LATE_US_MAX: Micros = 250_000;
 /// A longer hole is a new publication.
 const GAP_US_MAX: Micros = 60_000_000;
+/// Of an epoch-locked push: its segments keep the numbers that they have on other origins.
+const LOCKED_GAP_US_MAX: Micros = 3_600_000_000;
+/// Media time this close to wall time is wall time: epoch-locked (DASH-IF ingest, "dualsync").
+pub(super) const LOCKED_US: Micros = 3_600_000_000;
+/// A longer chunk is not one.
+pub(super) const CHUNK_US_MAX: Micros = 60_000_000;
 /// An object that lasts this long is a segment of its own.
 const OBJECT_SEGMENT_US_MIN: Micros = 300_000;
 /// Chunks kept until the shape is known; more and the shape is decided without them.
@@ -68,6 +76,13 @@ pub(super) struct Publication {
     pub(super) zero_us: Micros,
 }
 
+impl Publication {
+    /// Media time is wall time: two origins that get the same push make the same of it.
+    pub(super) fn is_locked(&self) -> bool {
+        self.zero_us == 0
+    }
+}
+
 /// What a decoder needs first.
 #[derive(Debug)]
 pub(super) struct InitSegment {
@@ -81,6 +96,13 @@ pub(super) struct InitSegment {
 pub(super) struct Chunk {
     pub(super) head: ChunkHead,
     pub(super) end: u64,
+}
+
+impl ChunkHead {
+    /// The same chunk of the same upload.
+    pub(super) fn is(&self, other: &ChunkHead) -> bool {
+        Arc::ptr_eq(&self.object, &other.object) && self.start == other.start
+    }
 }
 
 /// What is known of a chunk when its moof has come.
@@ -182,6 +204,11 @@ impl Segment {
         (made, slices)
     }
 
+    /// Nothing has come of it yet.
+    fn is_empty(&self) -> bool {
+        self.slices.is_empty() && self.duration == 0
+    }
+
     fn append(&mut self, object: &Arc<Object>, start: u64, end: u64) {
         match self.slices.last_mut() {
             Some(last) if Arc::ptr_eq(&last.object, object) && last.end == start => last.end = end,
@@ -201,6 +228,8 @@ pub(super) struct Shape {
     /// The lead track's rhythm.
     pub(super) segment_us: Micros,
     pub(super) target_duration_s: u64,
+    /// Wall time where the MPD begins.
+    pub(super) start_us: Micros,
     /// Wall time and number of the lead track's first segment.
     pub(super) origin_us: Micros,
     pub(super) origin_msn: u64,
@@ -343,14 +372,26 @@ impl Track {
         }
         let Some(expected) = self.next_time else { return true };
         let late_us = self.to_us(head.time) - self.to_us(expected);
-        if late_us > GAP_US_MAX {
+        let gap_us_max = if self.is_locked() { LOCKED_GAP_US_MAX } else { GAP_US_MAX };
+        if late_us > gap_us_max {
             return true;
         }
-        late_us < -self.tolerance_us(head) && !self.is_repetition(head)
+        let early_us = -late_us;
+        early_us > self.to_us(self.slack(head)) && !self.is_repetition(head)
     }
 
-    fn tolerance_us(&self, head: &ChunkHead) -> Micros {
-        TOLERANCE_US.max(self.to_us(head.duration) / 2)
+    pub(super) fn is_locked(&self) -> bool {
+        self.publication.as_ref().is_some_and(|publication| publication.is_locked())
+    }
+
+    fn late_us_max(&self, head: &ChunkHead) -> Micros {
+        (self.to_us(head.duration) / 2).clamp(TOLERANCE_US, LATE_US_MAX)
+    }
+
+    /// A chunk may begin so much before its predecessor ends, in ticks. Less than it lasts: one that
+    /// comes again and again must not look like progress.
+    fn slack(&self, head: &ChunkHead) -> u64 {
+        (head.duration / 2).min(self.to_ticks(TOLERANCE_US))
     }
 
     /// A chunk that was there before: an encoder that lost its connection sends the last segments
@@ -358,11 +399,45 @@ impl Track {
     pub(super) fn is_repetition(&self, head: &ChunkHead) -> bool {
         let (Some(expected), false) = (self.next_time, self.must_break) else { return false };
         let ends = head.time.saturating_add(head.duration);
-        let is_locked = self.publication.as_ref().is_some_and(|p| p.zero_us == 0);
-        let ends_before =
-            self.to_us(ends) <= self.to_us(expected) + self.tolerance_us(head).min(TOLERANCE_US);
+        if ends > expected.saturating_add(self.slack(head)) {
+            return false;
+        }
+        if self.is_locked() {
+            // However old it is: only another clock is another run.
+            return (self.to_us(head.time) - head.arrived_us).abs() < LOCKED_US;
+        }
         let is_known = self.segments.front().is_some_and(|first| first.time <= head.time);
-        ends_before && is_known && (is_locked || !head.has_init)
+        is_known && !head.has_init
+    }
+
+    /// A chunk came before the shape is known. What it does not continue is forgotten, as is what no
+    /// decoder can begin with.
+    pub(super) fn push_pending(&mut self, chunk: Chunk) {
+        let head = &chunk.head;
+        if let (Some(first), Some(last)) = (self.pending.first(), self.pending.last()) {
+            let expected = last.head.time.saturating_add(last.head.duration);
+            let late_us = self.to_us(head.time) - self.to_us(expected);
+            let is_break = late_us > GAP_US_MAX || -late_us > self.to_us(self.slack(head));
+            let begins = self.kind.is_visual() && head.starts_sync && !first.head.starts_sync;
+            if is_break || begins {
+                self.pending.clear();
+            }
+        }
+        if self.pending.len() < PENDING_MAX {
+            self.pending.push(chunk);
+        }
+    }
+
+    /// The objects that its media is in, the newest first, some of them several times.
+    pub(super) fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
+        let pending = self.pending.iter().rev().map(|chunk| &chunk.head.object);
+        let slices = self.segments.iter().rev().flat_map(|segment| segment.slices.iter().rev());
+        pending.chain(slices.map(|slice| &slice.object))
+    }
+
+    /// The object brought the newest of its media.
+    pub(super) fn is_newest(&self, object: &Arc<Object>) -> bool {
+        self.objects().next().is_some_and(|newest| Arc::ptr_eq(newest, object))
     }
 
     /// Begin a publication: what is in progress ends here.
@@ -398,6 +473,10 @@ impl Track {
         }
         let breaks = is_other && self.publication.is_some();
         self.must_break |= breaks;
+        if is_other {
+            // Listed they would have the wrong init segment.
+            self.pending.clear();
+        }
         breaks
     }
 
@@ -421,8 +500,11 @@ impl Track {
 
     /// A chunk begins: close what ends before it.
     pub(super) fn prepare(&mut self, head: &ChunkHead, shape: &Shape, now_ms: Millis) {
+        // Media after the end: there was none.
+        self.is_ended = false;
         self.fill_gap(head, shape, now_ms);
-        if self.must_cut(head, shape) {
+        let is_empty = self.open_segment().is_some_and(Segment::is_empty);
+        if is_empty || self.must_cut(head, shape) {
             self.complete_segment(now_ms);
         }
         if let Some(part) = self.part.as_ref().filter(|part| !self.fits(part, head.duration)) {
@@ -445,11 +527,11 @@ impl Track {
         let Some(open) = self.open_segment() else { return false };
         let lasted_us = self.to_us(head.time.saturating_sub(open.time));
         let is_long = head.duration > self.part_target;
-        if lasted_us <= 0 {
-            return false;
-        }
         if self.part_target > 0 && (is_long || open.is_partless) {
             return true;
+        }
+        if lasted_us <= 0 {
+            return false;
         }
         let may_begin = head.starts_sync || !self.kind.is_visual();
         if may_begin && head.starts_object && lasted_us >= OBJECT_SEGMENT_US_MIN {
@@ -519,6 +601,9 @@ impl Track {
         let Some(open) = self.open_segment_mut() else { return false };
         // What is made belongs to the first part that has media.
         let start = if open.slices.is_empty() { 0 } else { open.bytes() };
+        if open.slices.is_empty() {
+            open.made = head.tables.clone();
+        }
         open.append(&head.object, head.start, chunk.end);
         let end = open.bytes();
         open.duration = (head.time + head.duration).saturating_sub(open.time).max(1);
@@ -563,7 +648,8 @@ impl Track {
         }
         let ends = head.time + head.duration;
         if self.kind.is_visual() {
-            self.to_us(ends.saturating_sub(open.time)) >= shape.segment_us - TOLERANCE_US / 10
+            let slack_us = (TOLERANCE_US / 10).min(self.to_us(head.duration) / 2);
+            self.to_us(ends.saturating_sub(open.time)) >= shape.segment_us - slack_us
         } else {
             self.beat_of(ends, head.duration, shape) > open.beat
         }
@@ -579,6 +665,12 @@ impl Track {
     /// End the segment in progress. Nothing happens if there is none.
     pub(super) fn complete_segment(&mut self, now_ms: Millis) {
         self.close_part();
+        if let Some(empty) = self.segments.pop_back_if(|last| !last.is_complete && last.is_empty())
+        {
+            self.next_msn = empty.msn;
+            self.must_break |= empty.is_discontinuity;
+            return;
+        }
         let Some(open) = self.open_segment_mut() else { return };
         open.listed_ms = now_ms;
         open.is_complete = true;
@@ -589,7 +681,7 @@ impl Track {
     /// List what is missing before this chunk as GAP (RFC 8216bis §4.4.4.7, §6.2.1).
     fn fill_gap(&mut self, head: &ChunkHead, shape: &Shape, now_ms: Millis) {
         let Some(mut expected) = self.next_time else { return };
-        if self.to_us(head.time) - self.to_us(expected) <= self.tolerance_us(head) {
+        if self.to_us(head.time) - self.to_us(expected) <= self.late_us_max(head) {
             return;
         }
         self.repairs.push(Repair::Gap);
@@ -652,6 +744,9 @@ impl Track {
         let publication = self.publication.as_ref()?;
         let msn = self.open_msn();
         if let Some(epoch) = self.next_epoch.clone() {
+            // What is in progress ends before it, unless nothing has come of that.
+            let is_empty = self.open_segment().is_some_and(Segment::is_empty);
+            let msn = if is_empty { msn } else { self.next_msn };
             return Some(NextPart { epoch, msn, part: 0, byte_start: 0, is_new_epoch: true });
         }
         let open = self.open_segment();
