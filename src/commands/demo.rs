@@ -98,9 +98,14 @@ fn publish_sample(
 
 fn next_steps(base: &str, admin: SocketAddr, is_built: bool) -> String {
     // Without hls.js the page plays the upload itself.
-    let (shown, hint) = match is_built {
-        true => (PLAYLIST, ""),
-        false => (STREAM, "\n  more players       scripts/player/build"),
+    let (shown, own, hint) = match is_built {
+        true => (PLAYLIST, "index.m3u8", ""),
+        false => (
+            STREAM,
+            "cam.mp4",
+            "
+                     with hls.js, dash.js and shaka: run scripts/player/build, then this again",
+        ),
     };
     format!(
         "
@@ -114,8 +119,10 @@ A sample stream is live at {base}{STREAM}
 
   put an object      echo hello | curl -T - {base}/hello.txt
   get it             curl -i {base}/hello.txt
-  push your own      ffmpeg -re -i FILE -c copy -f mp4 -movflags cmaf+empty_moov+default_base_moof \\
-                       -frag_duration 200000 -method PUT {base}/cam.mp4
+  push your own      ffmpeg -re -i FILE -c:v libx264 -tune zerolatency -g 50 -c:a aac -f mp4 \\
+                       -movflags cmaf+empty_moov+default_base_moof+separate_moof \\
+                       -frag_duration 200000 -method PUT {base}/live/cam/cam.mp4
+  watch that         http://{admin}/player?src={base}/live/cam/{own}
 
   metrics            curl http://{admin}/metrics
   a real server      headwater serve --help

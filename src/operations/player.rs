@@ -87,19 +87,22 @@ mod tests {
         assert_eq!(player.found(), ["hls.js"]);
         let body = |path: &str| player.page(path).map(|(_, _, body)| body);
         assert_eq!(body("player/lib/hls.js").unwrap(), "hls.js");
-        for path in ["player/lib/dash.js", "player/lib/other.js", "player/lib/../hls.js", "player/"]
-        {
+        for path in ["player/lib/dash.js", "player/lib/other.js", "player/lib/../hls.js"] {
             assert!(body(path).is_none(), "{path}");
         }
         assert!(body("player").unwrap().starts_with(b"<!doctype html>"));
     }
 
-    /// The page is whole by itself: what it loads is served here, and nothing comes from elsewhere.
+    /// The page is whole by itself: what it loads is served here, by paths that are right with and
+    /// without a slash at the end of its own, and nothing comes from elsewhere.
     #[test]
     fn the_page_names_nothing_foreign() {
         for (file, text) in [("html", HTML), ("css", STYLE)] {
             let foreign = ["src=\"http", "href=\"http", "url(", "@import"];
             assert!(!foreign.iter().any(|mark| text.contains(mark)), "{file}");
+        }
+        for link in ["href=\"/player.css\"", "src=\"/player.js\""] {
+            assert!(HTML.contains(link), "{link}");
         }
         for name in LIBRARIES {
             assert!(SCRIPT.contains(&format!("lib/{name}")), "{name}");

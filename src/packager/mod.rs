@@ -438,10 +438,11 @@ impl Point {
         let entry = &state.entries[index];
         let track = &entry.track;
         let Some(segment) = track.segment(epoch, msn) else {
-            // The next one, or the one after it while that is in progress.
+            // The MPD promises every number: players ask for the next segment while the last is
+            // still open, and a 404 would stay in caches for longer than that segment takes.
             let is_next = track.next_part().is_some_and(|next| {
-                let first_missing = next.msn + u64::from(track.open_segment().is_some());
-                &*next.epoch == epoch && first_missing == msn && !track.is_ended
+                let last = next.msn + u64::from(track.open_segment().is_some());
+                &*next.epoch == epoch && (next.msn..=last).contains(&msn) && !track.is_ended
             });
             if is_next && !self.is_stalled(&state) {
                 let (news, seen) = (entry.news.clone(), entry.news.version());

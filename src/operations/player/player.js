@@ -53,7 +53,7 @@ function library(name) {
   if (!loaded.has(name)) {
     loaded.set(name, new Promise((resolve, reject) => {
       const script = document.createElement("script");
-      script.src = `player/${LIBRARIES[name]}`;
+      script.src = `/player/${LIBRARIES[name]}`;
       script.onload = resolve;
       script.onerror = () => {
         loaded.delete(name);
@@ -69,6 +69,7 @@ function library(name) {
   return loaded.get(name);
 }
 
+// A trouble may name another player to try `instead`, where nobody chose this one.
 // Each starter returns { name, latency(), bitrate(), latencyName?, stop() }; it reports what is fatal
 // by fail().
 
@@ -165,7 +166,13 @@ async function startDashJs(src, fail) {
     const code = error?.code;
     note(`dash.js: ${error?.message || code}`);
     const status = error?.data?.response?.status ?? error?.data?.status;
-    fail(new Trouble(`dash.js: ${String(error?.message || code).slice(0, 160)}`, adviceOf(status, src)));
+    const title = `dash.js: ${String(error?.message || code).slice(0, 160)}`;
+    if (code !== dashjs.MediaPlayer.errors.MANIFEST_ERROR_ID_NOSTREAMS_CODE) {
+      return fail(new Trouble(title, adviceOf(status, src)));
+    }
+    const trouble = new Trouble(title, "dash.js plays no track that holds picture and sound in one. Push them as two (ffmpeg: -movflags …+separate_moof), or choose shaka.");
+    // Not before dash.js is done with this event: it goes on with what would be destroyed.
+    setTimeout(() => fail(Object.assign(trouble, { instead: "shaka" })));
   });
   player.on(events.PLAYBACK_ERROR, () => note("dash.js: the browser could not play a segment"));
   // Its default clock is a host on the internet; the MPD's own or this machine's is meant here.
@@ -198,12 +205,8 @@ async function startShaka(src, fail) {
       bufferBehind: BACK_BUFFER_S,
       inaccurateManifestTolerance: 0,
       retryParameters: { maxAttempts: 8, baseDelay: 300, backoffFactor: 1.5 },
-      liveSync: {
-        enabled: true,
-        maxPlaybackRate: 1.1,
-        minPlaybackRate: 0.95,
-        ...(wishedLatency ? { targetLatency: wishedLatency, targetLatencyTolerance: 0.1 } : {}),
-      },
+      // The target is set when it plays, see below; by default half a second more or less will do.
+      liveSync: { enabled: true, maxPlaybackRate: 1.1, minPlaybackRate: 0.95, targetLatencyTolerance: 0.05 },
     },
     manifest: {
       retryParameters: { maxAttempts: 8, baseDelay: 500, backoffFactor: 1.5 },
@@ -223,12 +226,26 @@ async function startShaka(src, fail) {
   };
   player.addEventListener("error", (event) => event.detail.severity === 2 && failed(event.detail));
   await player.attach(video);
+  // shaka's own target counts from the end of its seek range, which lies behind the live end by a
+  // part, its presentation delay and more: so the MPD's wish has to be turned into that measure.
+  const aim = () => {
+    const wish = wishedLatency ?? player.getManifest()?.serviceDescription?.targetLatency;
+    const { liveLatency } = player.getStats();
+    const behind = player.seekRange().end - video.currentTime;
+    if (!wish || !(liveLatency > 0)) return;
+    const target = Math.max(0.05, wish - (liveLatency - behind));
+    if (Math.abs(target - aimed) < 0.03) return;
+    aimed = target;
+    player.configure("streaming.liveSync.targetLatency", target);
+  };
+  let aimed = 0;
+  const aiming = setInterval(() => video.paused || aim(), 1000 / READINGS_PER_S);
   player.load(src).catch((error) => error.code !== 7000 && failed(error));
   return {
     name: `shaka ${shaka.Player.version.replace(/^v/, "")}`,
     latency: () => player.getStats().liveLatency || null,
     bitrate: () => player.getStats().streamBandwidth || null,
-    stop: () => player.destroy(),
+    stop: () => { clearInterval(aiming); return player.destroy(); },
     handle: player,
   };
 }
@@ -814,6 +831,10 @@ async function start(src, chosen, isAgain = false) {
   const name = chosen || PLAYERS_OF[protocolOf(src)][0];
   const fail = (error) => {
     if (mine !== attempt) return;
+    if (error.instead && !chosen) {
+      note(`${error.message} ${error.instead} tries`);
+      return void start(src, error.instead);
+    }
     complain(error);
     // Encoders start late and start again: look for the stream until someone says otherwise.
     if (!error.code) setTimeout(() => mine === attempt && start(src, chosen, true), AGAIN_MS);

@@ -2,7 +2,7 @@
 // if asked, a cache to a player in chromium, which reads that time back from the screen. One host,
 // one clock, so each picture's latency is exact to the refresh of the screen. Run by scripts/glass.
 import { spawn } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -31,7 +31,7 @@ const { values: option } = parseArgs({
   },
 });
 
-const WIDTH = 640, HEIGHT = 360, FPS = 25;
+const WIDTH = 640, HEIGHT = 360, FPS = 25, SAMPLES_PER_S = 48000;
 const BLOCK = 20, TIME_BITS = 24, BITS = 32; // 24 bits of ms, 8 of their check
 const START_MS = 15000;
 
@@ -69,31 +69,56 @@ async function startServer() {
   throw new Error("the origin did not start");
 }
 
+// Varnish with the documented configuration, or the one named, before this origin.
 async function startVarnish(origin) {
+  const { hostname, port: originPort, host } = new URL(origin);
+  const documented = resolve(folder, "docs/caches/varnish.vcl");
+  const vcl = option.vcl ?? (existsSync(documented) ? documented : undefined);
+  let source = ["-b", host];
+  if (vcl) {
+    const text = readFileSync(vcl, "utf8")
+      .replace(/\.host = "[^"]*"/, `.host = "${hostname}"`)
+      .replace(/\.port = "[^"]*"/, `.port = "${originPort}"`);
+    const path = join(scratch, "shield.vcl");
+    writeFileSync(path, text);
+    chmodSync(scratch, 0o755); // varnishd reads it as a user of its own
+    source = ["-f", path];
+  }
   const port = await freePort();
-  const source = option.vcl ? ["-f", option.vcl] : ["-b", new URL(origin).host];
-  run("varnishd", ["-F", "-n", join(scratch, "varnish"), "-a", `127.0.0.1:${port}`,
-    "-s", "malloc,256m", ...source], ["ignore", "ignore", "inherit"]);
+  const varnish = run("varnishd", ["-F", "-n", join(scratch, "varnish"), "-a", `127.0.0.1:${port}`,
+    "-s", "malloc,256m", ...source], ["ignore", "ignore", "pipe"]);
+  let said = "";
+  varnish.stderr.on("data", (bytes) => { said += bytes; }); // it talks even when all is well
   await sleep(2000);
+  if (varnish.exitCode !== null) throw new Error(`varnishd: ${said}`);
   return `http://127.0.0.1:${port}`;
 }
 
-// The camera: a picture each 40 ms with the milliseconds of that moment as black and white blocks.
-function startCamera(url) {
-  const audio = option.audio ? ["-re", "-f", "lavfi", "-i", "sine=sample_rate=48000", "-c:a", "aac"] : [];
-  encoder = run("ffmpeg", ["-v", "error", "-nostdin", "-fflags", "nobuffer", "-probesize", "32",
-    "-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", `${WIDTH}x${HEIGHT}`, "-r", String(FPS), "-i", "-",
-    ...audio, "-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", String(FPS),
-    "-b:v", "1M", "-f", "mp4", "-movflags", "cmaf+empty_moov+default_base_moof",
+// The camera: a picture each 40 ms with the milliseconds of that moment as black and white blocks,
+// and if asked the sound of the same 40 ms. One clock makes both: a sound of ffmpeg's own would
+// begin when ffmpeg runs, later than the first picture, and the muxer would hold every picture so long.
+async function startCamera(url) {
+  const input = ["-fflags", "nobuffer", "-probesize", "32"];
+  const sound = option.audio
+    ? [...input, "-f", "s16le", "-ar", String(SAMPLES_PER_S), "-ac", "1", "-i", "pipe:3", "-c:a", "aac"] : [];
+  encoder = run("ffmpeg", ["-v", "error", "-nostdin", ...input,
+    "-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", `${WIDTH}x${HEIGHT}`, "-r", String(FPS), "-i", "pipe:0",
+    ...sound, "-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", String(FPS),
+    "-b:v", "1M", "-f", "mp4", "-movflags", "cmaf+empty_moov+default_base_moof+separate_moof",
     "-frag_duration", "200000", "-flush_packets", "1", "-method", "PUT", url],
-    ["pipe", "ignore", "inherit"]);
-  encoder.stdin.on("error", () => {});
+    ["pipe", "ignore", "inherit", ...(option.audio ? ["pipe"] : [])]);
+  const pipes = [encoder.stdin, encoder.stdio[3]].filter(Boolean);
+  for (const pipe of pipes) pipe.on("error", () => {});
+  // No camera queues what it saw while its encoder was being loaded.
+  await sleep(1000);
+  const silence = Buffer.alloc((SAMPLES_PER_S / FPS) * 2);
   const began = performance.now();
   let count = 0;
   const tick = () => {
     if (encoder.exitCode !== null || encoder.stdin.destroyed) return;
     if (performance.now() >= began + (count * 1000) / FPS) {
       encoder.stdin.write(picture(Date.now(), count));
+      pipes[1]?.write(silence);
       count += 1;
     }
     setTimeout(tick, Math.max(0, began + (count * 1000) / FPS - performance.now()));
@@ -142,7 +167,7 @@ async function main() {
   const base = option.varnish ? await startVarnish(server) : option.via ?? server;
   const names = { "hls.js": "index.m3u8", "dash.js": "manifest.mpd", shaka: "manifest.mpd", mse: "live.mp4" };
   const src = option.src ?? option.push.replace(/[^/]*$/, names[option.mode]);
-  startCamera(server + option.push);
+  await startCamera(server + option.push);
   await sleep(4000);
   browser = await chromium.launch({
     executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
@@ -199,6 +224,9 @@ try {
 } finally {
   await browser?.close();
   encoder?.stdin.destroy();
+  encoder?.stdio[3]?.destroy();
+  // The upload ends in order, then what it went to.
+  for (let wait = 0; encoder?.exitCode === null && wait < 2000; wait += 50) await sleep(50);
   for (const child of children.reverse()) child.kill();
   await sleep(300);
   rmSync(scratch, { recursive: true, force: true });

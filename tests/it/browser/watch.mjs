@@ -3,12 +3,12 @@
 //
 //   node watch.mjs PAGE_URL [SECONDS] [SCREENSHOT.png] [WIDTHxHEIGHT] [dark]
 //
-// It waits up to 30 s for the first pictures; the times are the page's own.
+// It waits up to 30 s for the first pictures, or 8 s of complaints; the times are the page's own.
 import { chromium } from "playwright-core";
 
 const [url, seconds = "5", screenshot, size = "1280x800", scheme] = process.argv.slice(2);
 const [width, height] = size.split("x").map(Number);
-const FIRST_PICTURES_MS = Number(process.env.FIRST_PICTURES_MS || 30000);
+const FIRST_PICTURES_MS = 30000, COMPLAINT_MS = 8000;
 
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
@@ -22,20 +22,29 @@ try {
     colorScheme: scheme === "dark" ? "dark" : "light",
   });
   page.on("pageerror", (error) => faults.push(`page: ${error.message}`));
+  page.on("response", (answer) => answer.status() >= 400 && faults.push(`${answer.status()}: ${answer.url()}`));
   page.on("console", (line) => line.type() === "error" && faults.push(`console: ${line.text()}`));
   await page.goto(url);
-  const readings = () => page.evaluate(() => window.headwater.readings());
+  const readings = () => page.evaluate(() => ({
+    ...window.headwater.readings(),
+    // What the decoders took: sound leaves no other trace in a headless browser.
+    audioBytes: window.headwater.video.webkitAudioDecodedByteCount,
+    videoBytes: window.headwater.video.webkitVideoDecodedByteCount,
+  }));
   const deadline = Date.now() + FIRST_PICTURES_MS;
   let before = await readings();
-  while (before.decoded < 5 && Date.now() < deadline) {
+  let complaintSince = null; // the page tries again by itself, but a complaint that stays is all
+  while (before.decoded < 5 && Date.now() < Math.min(deadline, (complaintSince ?? Infinity) + COMPLAINT_MS)) {
     await page.waitForTimeout(100);
     before = await readings();
+    complaintSince = before.error ? complaintSince ?? Date.now() : null;
   }
   await page.waitForTimeout(Number(seconds) * 1000);
   const after = await readings();
+  const notice = await page.$eval("#notice", (box) => (box.hidden ? null : box.textContent));
   const events = await page.$$eval("#log li", (lines) => lines.map((line) => line.textContent));
   if (screenshot) await page.screenshot({ path: screenshot, fullPage: true });
-  console.log(JSON.stringify({ before, after, faults, events }));
+  console.log(JSON.stringify({ before, after, notice, faults, events }));
 } catch (error) {
   console.error(String(error));
   code = 1;
