@@ -11,8 +11,8 @@ use super::point::{Entry, Point, State};
 use super::track::{Kind, Micros, Origin, Segment, Shape, Track};
 use super::view::Text;
 use crate::wire::manifest::{
-    AdaptationSet, ContentType, Event, EventData, EventStream, Latency, Mpd, MpdKind, Period,
-    PlaybackRate, ProducerReference, Representation, Resync, SCTE35_XML_SCHEME, Template, Timeline,
+    AdaptationSet, ContentType, Event, EventStream, Latency, Mpd, MpdKind, Period, PlaybackRate,
+    ProducerReference, Representation, Resync, Template, Timeline,
 };
 
 const MPD_TYPE: &str = "application/dash+xml";
@@ -32,8 +32,7 @@ impl Point {
     }
 
     fn mpd(&self, state: &State, shape: &Shape) -> Option<Mpd> {
-        let lead = state.entries.iter().find(|entry| entry.track.kind.is_visual());
-        let lead = &lead.or(state.entries.first())?.track;
+        let lead = &state.in_order().first()?.track;
         let start_us = shape.start_us;
         let is_over = state.entries.iter().all(|entry| entry.track.is_ended);
         let part_us = shape.part_us_max.max(1);
@@ -82,7 +81,7 @@ fn periods(
         let until_us = origins.get(place + 1).map(|next| next.wall_us);
         let until_us = until_us.or(is_over.then_some(end_us));
         let mut sets: Vec<AdaptationSet> = Vec::new();
-        for entry in &state.entries {
+        for entry in state.in_order() {
             let run = run_in(&entry.track, origin, origins.get(place + 1));
             let set = run.and_then(|run| set_of(entry, run, shape, from_us, is_over));
             let Some(set) = set else { continue };
@@ -251,31 +250,21 @@ fn event_streams(state: &State, from_us: Micros, until_us: Option<Micros>) -> Ve
     let mut streams: Vec<EventStream> = Vec::new();
     let is_inside =
         |ms: i64| ms * 1000 >= from_us && until_us.is_none_or(|until| ms * 1000 < until);
-    for (number, range) in state.dateranges.iter().enumerate() {
-        if !is_inside(range.start_ms) {
-            continue;
-        }
-        let command =
-            range.scte35_cmd.as_ref().or(range.scte35_out.as_ref()).or(range.scte35_in.as_ref());
-        let (scheme, data) = match command {
-            Some(section) => (SCTE35_XML_SCHEME.to_owned(), EventData::Base64(section.clone())),
-            None => {
-                let scheme =
-                    range.class.clone().unwrap_or_else(|| "urn:x-headwater:event".to_owned());
-                (scheme, EventData::Text(range.id.clone()))
-            }
-        };
-        let seconds = range.duration_s.or(range.planned_duration_s);
+    for event in state.events.iter().filter(|event| is_inside(event.range.start_ms)) {
+        let seconds = event.range.duration_s.or(event.range.planned_duration_s);
+        let (scheme, value) = (event.scheme.clone(), event.value.clone());
         let event = Event {
-            time: ((range.start_ms * 1000 - from_us).max(0) / 1000) as u64,
+            time: ((event.range.start_ms * 1000 - from_us).max(0) / 1000) as u64,
             duration: seconds.map(|seconds| (seconds * 1000.0) as u64),
-            id: number as u32,
-            data,
+            id: event.id,
+            data: event.data.clone(),
         };
-        match streams.iter_mut().find(|stream| stream.scheme == scheme) {
+        match streams.iter_mut().find(|stream| (&stream.scheme, &stream.value) == (&scheme, &value))
+        {
             Some(stream) => stream.events.push(event),
             None => streams.push(EventStream {
                 scheme,
+                value,
                 timescale: 1000,
                 events: vec![event],
                 ..EventStream::default()

@@ -1,17 +1,41 @@
-//! Events that travel with the media, as date ranges: `emsg` of CMAF and splice_info_sections of
-//! MPEG-TS (SCTE 35). RFC 8216bis §4.4.5.1.1 says how SCTE 35 is written.
+//! Events that travel with the media, as date ranges of playlists and events of MPDs: `emsg` of CMAF
+//! and splice_info_sections of MPEG-TS (SCTE 35). RFC 8216bis §4.4.5.1.1 and ISO/IEC 23009-1 §5.10.2 say
+//! how they are written.
 
 use super::track::Micros;
 use crate::wire::fmp4::{EventMessage, EventTime};
+use crate::wire::manifest::{EventData, SCTE35_XML_SCHEME};
 use crate::wire::mpegts::CLOCK_HZ;
 use crate::wire::playlist::{ClientValue, DateRange};
 use crate::wire::scte35::{self, Command, Splice};
 
 const SCTE35_SCHEME: &str = "urn:scte:scte35:2013:bin";
 
-/// The media time of an event in microseconds, and its date range. `chunk_us` is the time of the chunk
-/// that it came with.
-pub(super) fn of_message(event: &EventMessage, chunk_us: Micros) -> Option<(Micros, DateRange)> {
+/// One event in the words of both.
+pub(super) struct TimedEvent {
+    pub(super) range: DateRange,
+    pub(super) scheme: String,
+    pub(super) value: Option<String>,
+    pub(super) id: u32,
+    pub(super) data: EventData,
+}
+
+impl TimedEvent {
+    /// A section that nobody numbered is known by its CRC_32, its last four bytes.
+    fn of_splice(range: DateRange, id: Option<u32>, section: &[u8]) -> TimedEvent {
+        TimedEvent {
+            id: id.or_else(|| section.last_chunk().copied().map(u32::from_be_bytes)).unwrap_or(0),
+            range,
+            scheme: SCTE35_XML_SCHEME.to_owned(),
+            value: None,
+            data: EventData::Base64(section.to_vec()),
+        }
+    }
+}
+
+/// The media time of an event in microseconds, and the event. `chunk_us` is the time of the chunk that it
+/// came with.
+pub(super) fn of_message(event: &EventMessage, chunk_us: Micros) -> Option<(Micros, TimedEvent)> {
     let us = |ticks: u64| {
         let us = u128::from(ticks) * 1_000_000 / u128::from(event.timescale.max(1));
         Micros::try_from(us).unwrap_or(Micros::MAX)
@@ -25,7 +49,7 @@ pub(super) fn of_message(event: &EventMessage, chunk_us: Micros) -> Option<(Micr
         let splice = scte35::parse(&event.data)?;
         let mut range = of_splice(&splice, &event.data, event.id)?;
         range.planned_duration_s = range.planned_duration_s.or(duration_s.filter(|s| *s > 0.0));
-        return Some((at_us, range));
+        return Some((at_us, TimedEvent::of_splice(range, Some(event.id), &event.data)));
     }
     let mut attributes = Vec::new();
     if !event.value.is_empty() {
@@ -41,15 +65,22 @@ pub(super) fn of_message(event: &EventMessage, chunk_us: Micros) -> Option<(Micr
         attributes,
         ..DateRange::default()
     };
-    Some((at_us, range))
+    let told = TimedEvent {
+        range,
+        scheme: event.scheme.clone(),
+        value: Some(event.value.clone()).filter(|value| !value.is_empty()),
+        id: event.id,
+        data: EventData::Base64(event.data.clone()),
+    };
+    Some((at_us, told))
 }
 
 /// `now_us` is the media time at which the section came.
-pub(super) fn of_section(section: &[u8], now_us: Micros) -> Option<(Micros, DateRange)> {
+pub(super) fn of_section(section: &[u8], now_us: Micros) -> Option<(Micros, TimedEvent)> {
     let splice = scte35::parse(section)?;
     let range = of_splice(&splice, section, 0)?;
     let at_us = splice.pts().map_or(now_us, |pts| unwrap_near(now_us, pts));
-    Some((at_us, range))
+    Some((at_us, TimedEvent::of_splice(range, None, section)))
 }
 
 /// The 33-bit time nearest to one that is known.

@@ -371,8 +371,8 @@ impl Fmp4 {
         self.arriving = Some((index, head.clone()));
         target.point.starts(index, head, target.core)?;
         for event in &chunk.events {
-            if let Some((at_us, range)) = events::of_message(event, time_us) {
-                target.point.add_daterange(index, at_us, range);
+            if let Some((at_us, event)) = events::of_message(event, time_us) {
+                target.point.add_event(index, at_us, event);
             }
         }
         Ok(())
@@ -628,8 +628,8 @@ impl Ts {
             Splice { section, pts } => {
                 if let Some(index) = self.track {
                     let us = (pts as Micros).saturating_mul(1_000_000) / CLOCK_HZ as Micros;
-                    if let Some((at_us, range)) = events::of_section(&section, us) {
-                        target.point.add_daterange(index, at_us, range);
+                    if let Some((at_us, event)) = events::of_section(&section, us) {
+                        target.point.add_event(index, at_us, event);
                     }
                 }
             }

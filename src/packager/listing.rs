@@ -64,7 +64,7 @@ impl Point {
             return Some(text.clone());
         }
         let now_ms = self.now_ms();
-        state.forget_dateranges(now_ms, &shape);
+        state.forget_events(now_ms, &shape);
         let whole = self.media_playlist(state, index, &shape);
         let v2 = skip == Some(Skip::Dateranges);
         let wanted = skip.and_then(|_| whole.delta(v2, now_ms as i64)).unwrap_or(whole);
@@ -105,7 +105,7 @@ impl Point {
             open: open.map(list),
             hints: self.hints(entry),
             reports: reports(state, index),
-            dateranges: state.dateranges.clone(),
+            dateranges: state.events.iter().map(|event| event.range.clone()).collect(),
             removed_dateranges: state.removed_dateranges.iter().map(|(_, id)| id.clone()).collect(),
             ended: track.is_ended,
             ..MediaPlaylist::default()
@@ -207,7 +207,8 @@ impl Point {
     }
 
     fn multivariant_playlist(&self, state: &State) -> MultivariantPlaylist {
-        let live = || state.entries.iter().filter(|entry| entry.track.segments.back().is_some());
+        let entries = state.in_order();
+        let live = || entries.iter().copied().filter(|entry| !entry.track.segments.is_empty());
         let visual: Vec<_> = live().filter(|entry| entry.track.kind.is_visual()).collect();
         let mut sounds: Vec<_> = live().filter(|entry| entry.track.kind == Kind::Audio).collect();
         sounds.sort_by_key(|entry| audio_group(entry));
@@ -234,6 +235,11 @@ impl Point {
         let variants = leads.iter().flat_map(|entry| {
             groups.iter().map(|group| {
                 let mut variant = variant(entry, group.as_deref(), &sounds);
+                for codec in texts.iter().flat_map(|text| &text.info.codecs) {
+                    if !variant.codecs.contains(codec) {
+                        variant.codecs.push(codec.clone());
+                    }
+                }
                 variant.subtitles_group = (!texts.is_empty()).then(|| "subs".to_owned());
                 variant.pathway_id.clone_from(&pathway_id);
                 variant
@@ -331,14 +337,22 @@ pub(super) fn media_type(entry: &Entry) -> &'static str {
 }
 
 impl State {
-    /// Date ranges that began before everything that is listed go.
-    fn forget_dateranges(&mut self, now_ms: u64, shape: &Shape) {
+    /// The tracks in an order that does not depend on which came first.
+    pub(super) fn in_order(&self) -> Vec<&Entry> {
+        let mut entries: Vec<_> = self.entries.iter().collect();
+        entries.sort_by(|a, b| (a.track.kind, &a.track.name).cmp(&(b.track.kind, &b.track.name)));
+        entries
+    }
+
+    /// Events that were over before everything that is listed go.
+    fn forget_events(&mut self, now_ms: u64, shape: &Shape) {
         let first = |entry: &Entry| entry.track.listed().next().map(Segment::wall_us);
         let Some(start_us) = self.entries.iter().filter_map(first).min() else { return };
         let keep_ms = SKIP_TARGET_DURATIONS * shape.target_duration_s * 1000;
         self.removed_dateranges.retain(|(at, _)| now_ms.saturating_sub(*at) <= keep_ms);
         let removed = &mut self.removed_dateranges;
-        self.dateranges.retain(|range| {
+        self.events.retain(|event| {
+            let range = &event.range;
             let lasts_s = range.duration_s.or(range.planned_duration_s).unwrap_or(0.0);
             let is_over = (range.start_ms + (lasts_s * 1000.0) as i64) * 1000 < start_us;
             if is_over {
@@ -377,8 +391,8 @@ fn parts_from(track: &Track, shape: &Shape) -> u64 {
 }
 
 fn reports(state: &State, own: usize) -> Vec<Report> {
-    let others = state.entries.iter().enumerate().filter(|(index, _)| *index != own);
-    let report = |(_, entry): (usize, &Entry)| {
+    let own = &state.entries[own];
+    let report = |entry: &Entry| {
         let has_news = |segment: &&Segment| segment.is_complete || !segment.parts.is_empty();
         let last = entry.track.listed().rev().find(has_news)?;
         Some(Report {
@@ -387,6 +401,7 @@ fn reports(state: &State, own: usize) -> Vec<Report> {
             last_part: (last.parts.len() as u64).checked_sub(1),
         })
     };
+    let others = state.in_order().into_iter().filter(|entry| !std::ptr::eq(*entry, own));
     others.filter_map(report).collect()
 }
 

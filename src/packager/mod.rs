@@ -445,7 +445,7 @@ impl Point {
                 &*next.epoch == epoch && (next.msn..=last).contains(&msn) && !track.is_ended
             });
             if is_next && !self.is_stalled(&state) {
-                let (news, seen) = (entry.news.clone(), entry.news.version());
+                let (news, seen) = (entry.growth.clone(), entry.growth.version());
                 drop(state);
                 return self.hold(news, seen, shape.target_duration_s, asked);
             }

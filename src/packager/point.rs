@@ -15,17 +15,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 
+use super::events::TimedEvent;
 use super::naming::{Key, base36, key_of};
 use super::pushed::PushedLists;
 use super::track::{
-    CHUNK_US_MAX, Chunk, ChunkHead, InitSegment, Kind, LOCKED_US, Micros, PENDING_MAX, Publication,
-    Repair, Segment, Shape, TIME_US_MAX, Track,
+    CHUNK_US_MAX, Chunk, ChunkHead, InitSegment, Kind, LOCKED_US, ListingMark, Micros, PENDING_MAX,
+    Publication, Repair, Segment, Shape, TIME_US_MAX, Track,
 };
 use super::view::{Gate, Growing, Next, Slice, Text};
 use super::{LiveRule, Parts, Refusal};
 use crate::store::{Millis, News, Object, Store};
 use crate::wire::manifest::{PushedMpd, pushed_tracks};
-use crate::wire::playlist::DateRange;
 
 /// Tracks of one publishing point.
 pub(super) const TRACKS_MAX: usize = 64;
@@ -34,13 +34,15 @@ const LISTED_US: Micros = 10;
 /// Without news for so long a live playlist is not answered any more (RFC 8216bis §6.2.5.2).
 const STALE_TARGET_DURATIONS: u64 = 3;
 /// Date ranges kept, the newest.
-const DATERANGES_MAX: usize = 256;
+const EVENTS_MAX: usize = 256;
 /// Clocks that differ by more belong to different runs of an encoder.
 const SAME_CLOCK_US: Micros = 10_000_000;
 /// A producer reference time further from our clock is not believed: half a day.
 const PRODUCER_CLOCK_US_MAX: Micros = 43_200_000_000;
 /// Events further away than a day have a wrong time.
 const EVENT_US_MAX: Micros = 86_400_000_000;
+/// Segments of sound are meant to be a multiple of this.
+const SOUND_GRID_US: Micros = 100_000;
 /// So much of another track without a picture, and the pictures are not waited for.
 const LEAD_WAIT_US: Micros = 10_000_000;
 
@@ -71,7 +73,11 @@ pub(super) struct Texts {
 pub(super) struct Entry {
     pub(super) track: Track,
     pub(super) info: TrackInfo,
+    /// Told when what is listed has changed: for who waits for a version of the playlist, or a part.
     pub(super) news: Arc<News>,
+    /// Told of every boundary in the bytes: for who follows the segment in progress. A chunk has three
+    /// and a part may have many chunks; who waits for the part sleeps through those.
+    pub(super) growth: Arc<News>,
     pub(super) texts: Texts,
     /// Counts changes that its playlist shows. Moves under the lock, unlike the version of the news,
     /// so that a text is never older than what it was asked for.
@@ -100,7 +106,7 @@ pub(super) struct State {
     pub(super) version: u64,
     pub(super) multivariant: Option<(u64, Arc<Text>)>,
     pub(super) manifest: Option<(u64, Arc<Text>)>,
-    pub(super) dateranges: Vec<DateRange>,
+    pub(super) events: Vec<TimedEvent>,
     /// Those that left the window, with the time.
     pub(super) removed_dateranges: Vec<(Millis, String)>,
     pub(super) pushed: PushedLists,
@@ -210,7 +216,24 @@ impl Changes {
     /// The track's playlist is another from now on.
     fn of(&mut self, entry: &mut Entry) {
         entry.revision += 1;
-        self.news.push(entry.news.clone());
+        self.tell(&entry.news);
+        self.tell(&entry.growth);
+    }
+
+    /// There are more bytes of the track, and maybe more is listed than before.
+    fn grown(&mut self, entry: &mut Entry, before: &ListingMark) {
+        if entry.track.listing_mark() == *before {
+            self.tell(&entry.growth);
+        } else {
+            self.of(entry);
+        }
+    }
+
+    /// Once, however often it changed.
+    fn tell(&mut self, news: &Arc<News>) {
+        if !self.news.iter().any(|other| Arc::ptr_eq(other, news)) {
+            self.news.push(news.clone());
+        }
     }
 }
 
@@ -241,9 +264,9 @@ impl Point {
         self.state.lock()
     }
 
-    pub(super) fn news_of(&self, track: usize) -> Arc<News> {
+    pub(super) fn growth_of(&self, track: usize) -> Arc<News> {
         let state = self.state.lock();
-        state.entries.get(track).map_or_else(|| self.news.clone(), |entry| entry.news.clone())
+        state.entries.get(track).map_or_else(|| self.news.clone(), |entry| entry.growth.clone())
     }
 
     /// The init segment that came with this key, or without any.
@@ -309,6 +332,7 @@ impl Point {
                 track: Track::new(name, kind, timescale),
                 info: TrackInfo::default(),
                 news: Arc::default(),
+                growth: Arc::default(),
                 texts: Texts::default(),
                 peak_bps: 0,
                 is_prepared: false,
@@ -397,11 +421,8 @@ impl Point {
         entry.track.arriving = Some((head.clone(), None));
         let mut changes = Changes::default();
         if let Some(shape) = shape.filter(|_| state.entries[index].is_shaped(&self.rule)) {
-            self.prepare(&mut state, index, &head, &shape, now_ms);
-            if let Some(entry) = state.entries.get_mut(index) {
-                entry.is_prepared = true;
-                changes.of(entry);
-            }
+            self.prepare(&mut state, index, &head, &shape, now_ms, &mut changes);
+            state.entries[index].is_prepared = true;
         }
         drop(state);
         self.tell(changes, core);
@@ -416,9 +437,9 @@ impl Point {
             Some((own, extent)) if own.is(head) => *extent = Some(end),
             _ => return,
         }
-        let news = entry.news.clone();
+        let growth = entry.growth.clone();
         drop(state);
-        news.tell(&self.store, core);
+        growth.tell(&self.store, core);
     }
 
     /// The arriving chunk is complete.
@@ -434,7 +455,7 @@ impl Point {
         match shape {
             Some(shape) if entry.is_shaped(&self.rule) => {
                 if !is_prepared {
-                    self.prepare(&mut state, index, &chunk.head, &shape, now_ms);
+                    self.prepare(&mut state, index, &chunk.head, &shape, now_ms, &mut changes);
                 }
                 self.add(&mut state, index, &chunk, &shape, now_ms, &mut changes);
             }
@@ -481,17 +502,17 @@ impl Point {
             }
             entry.track.arriving = None;
             entry.is_prepared = false;
-            let is_short = entry.track.open_segment().is_some_and(|open| open.is_short());
-            if over != Over::Segment || !is_short {
-                entry.track.complete_segment(now_ms);
-                if let Some(shape) = &shape {
-                    entry.note_rate(shape);
-                }
+            match over {
+                Over::Segment => entry.track.end_object(shape.as_ref(), now_ms),
+                _ => entry.track.complete_segment(now_ms),
+            }
+            if let Some(shape) = &shape {
+                entry.note_rate(shape);
             }
             let has_media = entry.track.publication.is_some() || !entry.track.pending.is_empty();
             entry.track.is_ended |= (over == Over::Stream || is_static) && has_media;
             changes.of(entry);
-            changes.news.push(self.news.clone());
+            changes.tell(&self.news);
         }
         drop(state);
         self.tell(changes, core);
@@ -536,7 +557,7 @@ impl Point {
         {
             let mut state = self.state.lock();
             if rest.ends_with(".m3u8") {
-                if let Err(error) = state.pushed.take(rest, text, now_ms) {
+                if let Err(error) = state.pushed.take(&self.name, rest, text, now_ms) {
                     tracing::debug!(point = %self.name, rest, %error, "a pushed playlist is not read");
                 }
             } else {
@@ -563,7 +584,7 @@ impl Point {
         is_live && silent_ms > STALE_TARGET_DURATIONS * shape.target_duration_s * 1000
     }
 
-    pub(super) fn add_daterange(&self, index: usize, time_us: Micros, mut range: DateRange) {
+    pub(super) fn add_event(&self, index: usize, time_us: Micros, mut event: TimedEvent) {
         let mut state = self.state.lock();
         let Some(entry) = state.entries.get(index) else { return };
         let track = &entry.track;
@@ -578,18 +599,18 @@ impl Point {
         if start_us.saturating_sub(now_ms as Micros * 1000).abs() > EVENT_US_MAX {
             return;
         }
-        range.start_ms = start_us.div_euclid(1000);
-        range.changed_ms = now_ms as i64;
-        if state.dateranges.iter().any(|known| known.id == range.id) {
+        event.range.start_ms = start_us.div_euclid(1000);
+        event.range.changed_ms = now_ms as i64;
+        if state.events.iter().any(|known| known.range.id == event.range.id) {
             return;
         }
-        if state.dateranges.len() >= DATERANGES_MAX {
-            let oldest = state.dateranges.remove(0);
-            state.removed_dateranges.push((now_ms, oldest.id));
-            let over = state.removed_dateranges.len().saturating_sub(DATERANGES_MAX);
+        if state.events.len() >= EVENTS_MAX {
+            let oldest = state.events.remove(0);
+            state.removed_dateranges.push((now_ms, oldest.range.id));
+            let over = state.removed_dateranges.len().saturating_sub(EVENTS_MAX);
             state.removed_dateranges.drain(..over);
         }
-        state.dateranges.push(range);
+        state.events.push(event);
         state.version += 1;
         state.entries.iter_mut().for_each(|entry| entry.revision += 1);
     }
@@ -615,7 +636,7 @@ impl Point {
     pub(super) fn next_of(&self, growing: &mut Growing) -> (u64, Option<Next>) {
         let state = self.state.lock();
         let Some(entry) = state.entries.get(growing.track) else { return (0, Some(Next::Torn)) };
-        let seen = entry.news.version();
+        let seen = entry.growth.version();
         let Some(segment) = entry.track.segment(&growing.epoch, growing.msn) else {
             return (seen, Some(Next::Torn));
         };
@@ -687,7 +708,9 @@ impl Point {
         head: &ChunkHead,
         shape: &Shape,
         now_ms: Millis,
+        changes: &mut Changes,
     ) {
+        let before = state.entries[index].track.listing_mark();
         if state.entries[index].track.is_restart(head) {
             let publication = publication_for(state, index, head, now_ms);
             state.entries[index].track.begin_publication(publication, now_ms);
@@ -705,6 +728,7 @@ impl Point {
             entry.track.judge_rhythm(shape);
             state.version += 1;
         }
+        changes.grown(entry, &before);
         state.last_news_ms = now_ms;
     }
 
@@ -719,6 +743,7 @@ impl Point {
     ) {
         let (window_us, is_pushed) = (self.window_us(shape), state.pushed.has_any());
         let entry = &mut state.entries[index];
+        let before = entry.track.listing_mark();
         if !entry.track.is_repetition(&chunk.head) {
             let complete_before = entry.complete_count();
             entry.track.add(chunk, shape, now_ms);
@@ -739,9 +764,13 @@ impl Point {
         }
         for repair in entry.track.repairs.drain(..) {
             self.counts.of(repair).fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(point = %self.name, track = %entry.track.name, ?repair, "repaired");
+            let (point, track) = (&self.name, &entry.track.name);
+            match repair {
+                Repair::Restart => tracing::info!(%point, %track, "the encoder began again"),
+                _ => tracing::debug!(%point, %track, ?repair, "repaired"),
+            }
         }
-        changes.of(entry);
+        changes.grown(entry, &before);
         state.last_news_ms = now_ms;
         // Who pushes playlists deletes what they no longer list.
         if !is_pushed {
@@ -781,13 +810,17 @@ impl Point {
         let segment_us = track.to_us(segment_ticks).max(1);
         let first = &track.pending[0].head;
         let zero_us = zero_of(track, first);
-        let origin_us = zero_us + track.to_us(first.time);
+        let mut origin_us = zero_us + track.to_us(first.time);
         // Of an epoch-locked push by its own clock, so that no rounding adds up over the years.
         let origin_msn = if zero_us == 0 {
             (first.time + track.to_ticks(1000)) / segment_ticks.max(1)
         } else {
             ((origin_us + 1000).max(0) / segment_us) as u64
         };
+        if zero_us == 0 && !track.kind.is_visual() {
+            // Frames of sound fit no grid: wherever an origin comes in, the beats are the same.
+            origin_us = track.to_us(origin_msn * segment_ticks);
+        }
         // There the MPD begins with number 0, on every origin, if microseconds can say when that was.
         let is_exact =
             u128::from(segment_ticks) * 1_000_000 % u128::from(track.timescale.max(1)) == 0;
@@ -830,7 +863,7 @@ impl Point {
             let target = if track.kind == Kind::Text { most } else { natural.min(most) };
             self.place_pending(state, index, target, &shape, now_ms, changes);
         }
-        changes.news.push(self.news.clone());
+        changes.tell(&self.news);
     }
 
     /// A track that came after the shape was fixed takes the PART-TARGET of the others, if its chunks
@@ -851,7 +884,7 @@ impl Point {
         state.version += 1;
         // The other playlists report it from now on.
         state.entries.iter_mut().for_each(|entry| changes.of(entry));
-        changes.news.push(self.news.clone());
+        changes.tell(&self.news);
     }
 
     fn place_pending(
@@ -867,7 +900,7 @@ impl Point {
         track.part_target = if self.rule.parts == Parts::None { 0 } else { part_target.max(1) };
         let was_ended = track.is_ended;
         for chunk in std::mem::take(&mut track.pending) {
-            self.prepare(state, index, &chunk.head, shape, now_ms);
+            self.prepare(state, index, &chunk.head, shape, now_ms, changes);
             self.add(state, index, &chunk, shape, now_ms, changes);
         }
         let entry = &mut state.entries[index];
@@ -1000,7 +1033,15 @@ fn natural_segment(track: &Track, aim_us: Micros) -> Option<u64> {
         may_begin && (in_rhythm || head.starts_object && since(head) >= 300_000)
     };
     if let Some(next) = track.pending.iter().skip(1).find(is_next) {
-        return Some(next.head.time.saturating_sub(first.time).max(1));
+        let natural = next.head.time.saturating_sub(first.time).max(1);
+        let is_on_grid = track.kind.is_visual() || first.time.is_multiple_of(natural);
+        if is_on_grid || zero_of(track, first) != 0 {
+            return Some(natural);
+        }
+        // Objects of sound are a frame longer or shorter in turns: what they mean is the same on
+        // every origin.
+        let grid = track.to_ticks(SOUND_GRID_US).max(1);
+        return Some((natural + grid / 2) / grid * grid).filter(|ticks| *ticks > 0);
     }
     // No key frame far and wide, or no pictures: the aim itself.
     let patience = if track.kind.is_visual() { 3 } else { 2 };

@@ -63,6 +63,7 @@ impl PushedLists {
     /// A new version was sealed.
     pub(super) fn take(
         &mut self,
+        point: &str,
         rest: &str,
         plain: &str,
         now_ms: Millis,
@@ -82,11 +83,13 @@ impl PushedLists {
             removed.retain(|(at, _)| now_ms.saturating_sub(*at) <= keep_ms);
             removed.drain(..removed.len().saturating_sub(REMOVED_MAX));
             for hint in &before.facts.hints {
-                self.hinted.remove(&hint_path(rest, hint));
+                if let Some(path) = hint_path(point, rest, hint) {
+                    self.hinted.remove(&path);
+                }
             }
         }
         facts.removed_dateranges = removed.iter().map(|(_, id)| id.clone()).collect();
-        self.hinted.extend(facts.hints.iter().map(|hint| hint_path(rest, hint)));
+        self.hinted.extend(facts.hints.iter().filter_map(|hint| hint_path(point, rest, hint)));
         let text = Text::new(CONTENT_TYPE, plain.to_owned(), now_ms);
         let list = PushedList {
             facts,
@@ -126,10 +129,42 @@ impl PushedList {
     }
 }
 
-/// The path of a hinted URI, which is relative to its playlist.
-fn hint_path(playlist: &str, hint: &Hint) -> String {
+/// The path of a hinted URI below the publishing point, if it leads there (RFC 3986 §5.2).
+fn hint_path(point: &str, playlist: &str, hint: &Hint) -> Option<String> {
     let (Hint::Part { uri, .. } | Hint::Map { uri }) = hint;
     let uri = uri.split(['?', '#']).next().unwrap_or_default();
+    if uri.contains("://") {
+        return None;
+    }
+    if let Some(path) = uri.strip_prefix('/') {
+        return Some(path.strip_prefix(point)?.strip_prefix('/')?.to_owned());
+    }
     let folder = playlist.rsplit_once('/').map_or("", |(folder, _)| folder);
-    if folder.is_empty() { uri.to_owned() } else { format!("{folder}/{uri}") }
+    let mut path: Vec<&str> = folder.split('/').filter(|step| !step.is_empty()).collect();
+    for step in uri.split('/') {
+        match step {
+            "" | "." => {}
+            ".." => path.pop().map(|_| ())?,
+            step => path.push(step),
+        }
+    }
+    Some(path.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_lead_to_paths_of_the_publishing_point() {
+        let path =
+            |uri: &str| hint_path("live/cam", "v/index.m3u8", &Hint::Map { uri: uri.to_owned() });
+        assert_eq!(path("p1.m4s?x=1").as_deref(), Some("v/p1.m4s"));
+        assert_eq!(path("./p1.m4s").as_deref(), Some("v/p1.m4s"));
+        assert_eq!(path("../a/p1.m4s").as_deref(), Some("a/p1.m4s"));
+        assert_eq!(path("/live/cam/a/p1.m4s").as_deref(), Some("a/p1.m4s"));
+        for elsewhere in ["../../p1.m4s", "/live/camera/p1.m4s", "http://a/live/cam/p1.m4s"] {
+            assert_eq!(path(elsewhere), None, "{elsewhere}");
+        }
+    }
 }

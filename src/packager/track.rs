@@ -42,18 +42,20 @@ pub(super) const LOCKED_US: Micros = 3_600_000_000;
 pub(super) const CHUNK_US_MAX: Micros = 60_000_000;
 /// An object that lasts this long is a segment of its own.
 const OBJECT_SEGMENT_US_MIN: Micros = 300_000;
+/// A segment of sound that begins so much before a beat is that beat's.
+const BEAT_SLACK_US_MAX: Micros = 200_000;
 /// Chunks kept until the shape is known; more and the shape is decided without them.
 pub(super) const PENDING_MAX: usize = 4096;
 /// EXTINF is rounded to whole seconds and must then not exceed TARGETDURATION (RFC 8216bis §4.4.3.1).
 pub(super) const ROUNDING_US: Micros = 490_000;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Video,
-    Audio,
-    Text,
     /// Pictures and sound in the same chunks.
     Muxed,
+    Audio,
+    Text,
 }
 
 impl Kind {
@@ -172,11 +174,6 @@ impl Segment {
         self.to_us(self.duration)
     }
 
-    /// Objects of single chunks do not make segments.
-    pub(super) fn is_short(&self) -> bool {
-        self.duration_us() < OBJECT_SEGMENT_US_MIN
-    }
-
     /// Wall time at which it begins.
     pub(super) fn wall_us(&self) -> Micros {
         self.publication.zero_us.saturating_add(self.to_us(self.time))
@@ -237,6 +234,16 @@ pub(super) struct Shape {
     pub(super) part_us_max: Micros,
     /// Parts are aimed at this.
     pub(super) part_us: Micros,
+}
+
+/// Another one whenever a playlist of the track would be another.
+#[derive(PartialEq, Eq)]
+pub(super) struct ListingMark {
+    run: u64,
+    open_msn: u64,
+    open_parts: usize,
+    first_msn: Option<u64>,
+    is_ended: bool,
 }
 
 /// Where a publication begins in a track.
@@ -346,6 +353,16 @@ impl Track {
 
     fn open_segment_mut(&mut self) -> Option<&mut Segment> {
         self.segments.back_mut().filter(|segment| !segment.is_complete)
+    }
+
+    pub(super) fn listing_mark(&self) -> ListingMark {
+        ListingMark {
+            run: self.publication.as_ref().map_or(0, |publication| publication.run),
+            open_msn: self.open_msn(),
+            open_parts: self.open_segment().map_or(0, |open| open.parts.len()),
+            first_msn: self.listed().next().map(|first| first.msn),
+            is_ended: self.is_ended,
+        }
     }
 
     /// The number of the segment in progress, or of the one that comes next.
@@ -533,12 +550,11 @@ impl Track {
         if lasted_us <= 0 {
             return false;
         }
-        let may_begin = head.starts_sync || !self.kind.is_visual();
-        if may_begin && head.starts_object && lasted_us >= OBJECT_SEGMENT_US_MIN {
-            return true;
-        }
         let is_due = if self.kind.is_visual() {
-            head.starts_sync && lasted_us >= shape.segment_us - TOLERANCE_US
+            // Pictures that nothing before them explains are a segment of their own.
+            let is_own = head.starts_object && lasted_us >= OBJECT_SEGMENT_US_MIN;
+            let is_long = lasted_us >= shape.segment_us - TOLERANCE_US;
+            head.starts_sync && (is_own || is_long || !open.starts_sync)
         } else {
             self.beat_of(head.time, head.duration, shape) > open.beat
         };
@@ -557,9 +573,30 @@ impl Track {
         (middle - shape.origin_us).div_euclid(shape.segment_us.max(1))
     }
 
+    /// Which of the lead track's segments one that begins now is. Objects of sound end a little before
+    /// the pictures do, or a little later: the next one belongs to the next beat.
+    fn beat_from(&self, time: u64, shape: &Shape) -> i64 {
+        let slack_us = BEAT_SLACK_US_MAX.min(shape.segment_us / 10);
+        (self.wall_us(time) + slack_us - shape.origin_us).div_euclid(shape.segment_us.max(1))
+    }
+
+    /// No more bytes of an object come that is one of many: its end may be that of a segment.
+    pub(super) fn end_object(&mut self, shape: Option<&Shape>, now_ms: Millis) {
+        let (Some(open), Some(next_time)) = (self.open_segment(), self.next_time) else { return };
+        let is_end = if self.kind.is_visual() {
+            // Objects of single chunks do not make segments.
+            open.duration_us() >= OBJECT_SEGMENT_US_MIN
+        } else {
+            shape.is_some_and(|shape| self.beat_from(next_time, shape) > open.beat)
+        };
+        if is_end {
+            self.complete_segment(now_ms);
+        }
+    }
+
     fn begin_segment(&mut self, head: &ChunkHead, shape: &Shape, now_ms: Millis) {
         let Some(publication) = self.publication.clone() else { return };
-        let beat = self.beat_of(head.time, head.duration, shape);
+        let beat = self.beat_from(head.time, shape);
         if self.segments.is_empty() {
             let beats = (self.wall_us(head.time) - shape.origin_us + shape.segment_us / 2)
                 .div_euclid(shape.segment_us.max(1));
@@ -647,6 +684,9 @@ impl Track {
             return false;
         }
         let ends = head.time + head.duration;
+        if self.kind.is_visual() && !open.starts_sync {
+            return false;
+        }
         if self.kind.is_visual() {
             let slack_us = (TOLERANCE_US / 10).min(self.to_us(head.duration) / 2);
             self.to_us(ends.saturating_sub(open.time)) >= shape.segment_us - slack_us

@@ -101,7 +101,7 @@ impl Growing {
             if let Some(next) = next {
                 return Poll::Ready(next);
             }
-            let wait = NewsWait::new(point.news_of(self.track), seen);
+            let wait = NewsWait::new(point.growth_of(self.track), seen);
             if self.wait.insert(wait).poll_news(core, context).is_pending() {
                 return Poll::Pending;
             }

@@ -288,7 +288,7 @@ fn read_trun(
 
 // Making.
 
-fn make(kind: &str, body: &[u8]) -> Vec<u8> {
+pub(crate) fn make(kind: &str, body: &[u8]) -> Vec<u8> {
     let mut made = (body.len() as u32 + 8).to_be_bytes().to_vec();
     made.extend_from_slice(kind.as_bytes());
     made.extend_from_slice(body);
@@ -296,12 +296,12 @@ fn make(kind: &str, body: &[u8]) -> Vec<u8> {
 }
 
 /// A full box: version, flags, and numbers of four bytes.
-fn full(kind: &str, version_and_flags: u32, numbers: &[u32]) -> Vec<u8> {
+pub(crate) fn full(kind: &str, version_and_flags: u32, numbers: &[u32]) -> Vec<u8> {
     let all = std::iter::once(&version_and_flags).chain(numbers);
     make(kind, &all.flat_map(|number| number.to_be_bytes()).collect::<Vec<u8>>())
 }
 
-fn container(kind: &str, parts: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn container(kind: &str, parts: &[Vec<u8>]) -> Vec<u8> {
     make(kind, &parts.concat())
 }
 

@@ -48,3 +48,9 @@ mod hls_playlist;
 mod hls_push;
 mod hls_rules;
 mod hls_ts;
+
+mod live_dash;
+mod live_ingest;
+mod live_kit;
+mod live_pushers;
+mod live_text;
