@@ -2,6 +2,7 @@
 //! scenario and prints its result. An independent client: it shares no code with the server.
 
 mod cpu;
+mod film;
 mod follow;
 mod http;
 mod pattern;
@@ -20,7 +21,7 @@ use clap::{Parser, Subcommand};
 
 use crate::cpu::Server;
 use crate::report::Report;
-use crate::scenarios::{Context, get, idle, limit, live, put, slow};
+use crate::scenarios::{Context, get, held, idle, limit, live, put, slow};
 
 /// Completions of as many readers as a process may have open fit without overflow.
 const RING_COMPLETIONS: u32 = 32_768;
@@ -57,6 +58,8 @@ enum Mode {
     Slow(slow::Args),
     /// Memory and processor time of readers that wait
     Idle(idle::Args),
+    /// Blocking playlist reload: from the last byte of a part to the first byte at each client
+    Held(held::Args),
 }
 
 fn main() -> ExitCode {
@@ -84,6 +87,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Mode::Put(args) => drive(put::run(args, &context), cli.json),
         Mode::Slow(args) => drive(slow::run(args, &context), cli.json),
         Mode::Idle(args) => drive(idle::run(args, &context), cli.json),
+        Mode::Held(args) => drive(held::run(args, &context), cli.json),
     }
 }
 

@@ -72,6 +72,10 @@ impl LatencyMs {
         }
     }
 
+    pub(crate) fn p50_text(&self) -> String {
+        format!("{:.2}", self.p50)
+    }
+
     pub(crate) fn text(&self) -> String {
         let LatencyMs { p50, p99, p999, max } = self;
         format!("latency p50 {p50:.2} p99 {p99:.2} p99.9 {p999:.2} max {max:.2} ms")

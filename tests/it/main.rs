@@ -53,4 +53,5 @@ mod live_dash;
 mod live_ingest;
 mod live_kit;
 mod live_pushers;
+mod live_release;
 mod live_text;

@@ -2,6 +2,7 @@
 //! share: the context of a run and the load of the paced modes.
 
 pub(crate) mod get;
+pub(crate) mod held;
 pub(crate) mod idle;
 pub(crate) mod limit;
 pub(crate) mod live;
