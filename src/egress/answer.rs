@@ -11,7 +11,6 @@ use crate::runtime::clock;
 use crate::store::{Millis, Object};
 use crate::wire::http1::{
     FOLLOW_LAST_BYTE, Fields, HeadWriter, RangeSpec, Ranges, if_range_holds, parse_range,
-    write_date,
 };
 
 /// What a door needs of a request.
@@ -53,10 +52,8 @@ pub(super) struct Validators<'v> {
 
 impl Validators<'_> {
     pub(super) fn write(&self, head: &mut HeadWriter<'_>) {
-        let mut modified = Vec::with_capacity(32);
-        write_date(&mut modified, self.modified_ms / 1000);
         head.field("ETag", self.etag);
-        head.field("Last-Modified", &String::from_utf8_lossy(&modified));
+        head.date("Last-Modified", self.modified_ms / 1000);
     }
 }
 

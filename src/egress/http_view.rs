@@ -18,7 +18,7 @@ pub(super) fn respond(egress: &Egress, ask: &Ask<'_>, view: View, out: &mut Vec<
         Precondition::NotModified => {
             let mut head = HeadWriter::new(out, 304);
             version.write(&mut head);
-            write_about(egress, &mut head, about);
+            write_about(egress, ask, &mut head, about);
             finish_head(egress, ask, out);
             return Got::Answered;
         }
@@ -37,7 +37,7 @@ pub(super) fn respond(egress: &Egress, ask: &Ask<'_>, view: View, out: &mut Vec<
         head.field("Content-Range", &format!("bytes {start}-{}/{length}", end - 1));
     }
     version.write(&mut head);
-    write_about(egress, &mut head, about);
+    write_about(egress, ask, &mut head, about);
     finish_head(egress, ask, out);
     egress.counters.add(Counter::LiveViews, 1);
     if ask.is_head {
@@ -74,7 +74,7 @@ pub(super) fn respond_growing(
     if let Some((first, last)) = range {
         head.field("Content-Range", &format!("bytes {first}-{last}/*"));
     }
-    write_about(egress, &mut head, &growing.about);
+    write_about(egress, ask, &mut head, &growing.about);
     let keep_alive = ask.keep_alive && framing != BodyFraming::UntilClose;
     finish_head(egress, &Ask { keep_alive, body: None, ..*ask }, out);
     if ask.is_head {
@@ -94,12 +94,16 @@ pub(super) fn respond_growing(
     Got::Transfer(Box::new(Transfer { body: Body::Growing { growing, bytes_max }, framing }))
 }
 
-fn write_about(egress: &Egress, head: &mut HeadWriter<'_>, about: &About) {
+fn write_about(egress: &Egress, ask: &Ask<'_>, head: &mut HeadWriter<'_>, about: &About) {
     head.field("Accept-Ranges", "bytes");
     head.field("Cache-Control", &format!("max-age={}", about.max_age_s));
-    if !about.cmsd.is_empty() {
-        head.field("CMSD-Static", &about.cmsd);
+    if let Some(expires_ms) = about.expires_ms {
+        head.date("Expires", expires_ms / 1000);
     }
+    match ask.held_ms {
+        Some(held_ms) => head.field("CMSD-Static", &format!("{},ht={held_ms}", about.cmsd)),
+        None => head.field("CMSD-Static", &about.cmsd),
+    };
     head.lines(&egress.options.common_lines);
 }
 

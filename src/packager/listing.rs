@@ -323,6 +323,7 @@ pub(super) fn about(
         etag: tag,
         modified_ms: u64::try_from(segment.wall_us() / 1000).unwrap_or(0),
         max_age_s: super::KEEP_TARGET_DURATIONS * shape.target_duration_s,
+        expires_ms: None,
         cmsd,
     }
 }

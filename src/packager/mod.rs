@@ -417,6 +417,7 @@ impl Point {
                 etag: format!("\"{:x}\"", init.digest),
                 modified_ms: shape.origin_us.max(0) as u64 / 1000,
                 max_age_s: KEEP_TARGET_DURATIONS * shape.target_duration_s,
+                expires_ms: None,
                 cmsd: format!("ot=i,sf=h,st={}", if track.is_ended { 'v' } else { 'l' }),
             },
             made: init.bytes.clone(),
@@ -455,8 +456,9 @@ impl Point {
         if segment.is_gap {
             return Found::Refused(Refusal::not_found(false, shape.target_duration_s));
         }
-        let about = listing::about(entry, segment, None, &shape);
+        let mut about = listing::about(entry, segment, None, &shape);
         if segment.is_complete {
+            about.expires_ms = (!track.is_ended).then(|| self.forget_ms(segment, &shape)).flatten();
             let (made, slices) = segment.cut(0, segment.bytes());
             return Found::View(Box::new(View { about, made, slices }));
         }

@@ -39,6 +39,8 @@ const EVENTS_MAX: usize = 256;
 const SAME_CLOCK_US: Micros = 10_000_000;
 /// A producer reference time further from our clock is not believed: half a day.
 const PRODUCER_CLOCK_US_MAX: Micros = 43_200_000_000;
+/// Segments stay so long after they have left the playlist: those who read it last may still ask.
+const KEEP_UNLISTED_TARGET_DURATIONS: u64 = 4;
 /// Events further away than a day have a wrong time.
 const EVENT_US_MAX: Micros = 86_400_000_000;
 /// Segments of sound are meant to be a multiple of this.
@@ -756,7 +758,7 @@ impl Point {
         let mut gone = Vec::new();
         let open_msn = entry.complete_count();
         if std::mem::replace(&mut entry.expired_msn, open_msn) != open_msn {
-            let keep_ms = (shape.target_duration_s * 4) * 1000;
+            let keep_ms = keep_unlisted_ms(shape);
             let first = entry.track.segments.front().map(|first| first.msn);
             gone = entry.track.expire(window_us, keep_ms, now_ms);
             let is_trim = entry.track.segments.front().map(|first| first.msn) != first;
@@ -780,6 +782,15 @@ impl Point {
             });
             changes.gone.append(&mut gone);
         }
+    }
+
+    /// When a segment that is complete will be forgotten, if ever.
+    pub(super) fn forget_ms(&self, segment: &Segment, shape: &Shape) -> Option<Millis> {
+        let window_ms = match self.rule.kind {
+            super::ListKind::Window => u64::try_from(self.window_us(shape) / 1000).ok()?,
+            super::ListKind::Event => return None,
+        };
+        Some(segment.listed_ms + window_ms + keep_unlisted_ms(shape))
     }
 
     /// Never less than three target durations (RFC 8216bis §6.2.2).
@@ -997,6 +1008,10 @@ impl Entry {
             self.peak_bps = self.peak_bps.max(u64::try_from(bps).unwrap_or(u64::MAX));
         }
     }
+}
+
+fn keep_unlisted_ms(shape: &Shape) -> Millis {
+    KEEP_UNLISTED_TARGET_DURATIONS * shape.target_duration_s * 1000
 }
 
 /// The track whose rhythm counts: the first with pictures, as long as they come.

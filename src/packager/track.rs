@@ -831,8 +831,14 @@ impl Track {
             self.origins.retain(|origin| origin.publication.run >= run);
         }
         let mut gone = Vec::new();
+        // What came faster than it plays left early, but its readers take their time (§6.2.2).
+        let plays_until_ms = |first: &Segment| {
+            let us = first.duration_us().saturating_add(window_us);
+            first.listed_ms.saturating_add(u64::try_from(us / 1000).unwrap_or(0))
+        };
         while let Some(first) = self.segments.front()
             && first.unlisted_ms.is_some_and(|at| now_ms.saturating_sub(at) > keep_ms)
+            && now_ms > plays_until_ms(first)
             && let Some(first) = self.segments.pop_front()
         {
             gone.extend(first.slices.into_iter().map(|slice| slice.object));

@@ -36,6 +36,8 @@ pub struct About {
     pub modified_ms: Millis,
     /// Cache-Control: how long the bytes may be kept, in seconds.
     pub max_age_s: u64,
+    /// Expires: when a segment that will leave the window is forgotten (RFC 8216bis §6.2.2).
+    pub expires_ms: Option<Millis>,
     /// The value of CMSD-Static (CTA-5006), empty for none.
     pub cmsd: String,
 }

@@ -426,6 +426,33 @@ fn players_may_report_and_are_told() {
     let timing = answer.needed("server-timing");
     let told = timing.strip_prefix("held;dur=").and_then(|ms| ms.parse::<u64>().ok());
     assert!(told.is_some(), "Server-Timing: {timing}");
+    // Media that was waited for says so in words of its own.
+    let mut held = Client::connect(stage.address());
+    held.request("GET", &stage.hint(), "");
+    assert!(held.stays_silent(std::time::Duration::from_millis(200)));
+    stage.push(1);
+    let told = assert_dictionary(held.answer().needed("cmsd-static"));
+    let held_ms = told.iter().find(|(key, _)| key == "ht").and_then(|(_, ms)| ms.parse().ok());
+    assert!(held_ms.is_some_and(|ms: u64| ms >= 100), "{told:?}");
+}
+
+/// Goal: S7: a segment that will leave the window says when it is forgotten, which is not before it
+/// has been listed for the whole window; parts and what is kept for good say nothing.
+#[test]
+fn segments_tell_their_lifetime() {
+    let stage = Stage::start(12);
+    let list = stage.list();
+    let first = resolve(&stage.url, &list.segments[0].uri);
+    let answer = get(stage.address(), &first);
+    let time = |field| httpdate::parse_http_date(answer.needed(field)).unwrap();
+    let left = time("expires").duration_since(time("date")).unwrap();
+    // Seconds of the window and four more, less what has passed since it was pushed.
+    assert!((1..=60 + 4).contains(&left.as_secs()), "{left:?}");
+    let part = resolve(&stage.url, &list.open_parts()[0].uri);
+    assert!(get(stage.address(), &part).field("expires").is_none());
+    let kept = Stage::with("playlist_type = \"event\"\n", 12);
+    let first = resolve(&kept.url, &kept.list().segments[0].uri);
+    assert!(get(kept.address(), &first).field("expires").is_none());
 }
 
 // A pushed LL-HLS playlist.

@@ -37,6 +37,15 @@ impl<'o> HeadWriter<'o> {
         self.field(name, itoa::Buffer::new().format(value))
     }
 
+    /// A date in the one form that is to be sent (RFC 9110 §5.6.7).
+    pub fn date(&mut self, name: &str, unix_s: u64) -> &mut Self {
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b": ");
+        super::write_date(self.out, unix_s);
+        self.out.extend_from_slice(b"\r\n");
+        self
+    }
+
     /// Lines that are complete already, each with its CR LF.
     pub fn lines(&mut self, lines: &[u8]) -> &mut Self {
         debug_assert!(lines.is_empty() || lines.ends_with(b"\r\n"));
