@@ -355,8 +355,8 @@ async fn seal(
     receiving: Receiving,
     leftover: Vec<u8>,
 ) -> Result<Received, PutError> {
-    let Receiving { writer, watcher, .. } = receiving;
-    if let Watcher::Feed(feed) = &watcher {
+    let Receiving { writer, mut watcher, .. } = receiving;
+    if let Watcher::Feed(feed) = &mut watcher {
         feed.check().map_err(PutError::Refused)?;
     }
     let object = writer.object().clone();

@@ -7,6 +7,7 @@
 //! | Fmp4, Ts, List, Plain | the upload ends: `end`, or dropped when it was torn |
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -15,9 +16,11 @@ use super::events;
 use super::naming::{Key, MAIN};
 use super::point::{Fmp4Init, Over, Pending, Point, TrackInfo};
 use super::track::{Chunk, ChunkHead, InitSegment, Kind, Micros};
-use crate::store::{MarkKind, Object, Writer};
+use crate::store::{Life, MarkKind, Object, Writer};
 use crate::wire::fmp4::{self, CmafChunk, FragmentScanner, Handler, Init, TrackFragment};
-use crate::wire::mpegts::{self, CLOCK_HZ, Program, StreamKind, TsScanner};
+use crate::wire::mpegts::{
+    self, CLOCK_HZ, CLOCK_WRAP, Program, StreamKind, TsScanner, unwrap_clock,
+};
 
 /// A longer preamble is not one.
 const PREAMBLE_BYTES_MAX: u64 = 256 << 10;
@@ -25,6 +28,8 @@ const PREAMBLE_BYTES_MAX: u64 = 256 << 10;
 const DECODE_TIME_MAX: u64 = 1 << 62;
 /// Pushed playlists and MPDs are read up to this; longer ones are served all the same.
 const LIST_BYTES_MAX: usize = 1 << 20;
+/// A transport stream goes on in the next upload if its clock differs by less from what is expected.
+const SAME_CLOCK_TICKS: u64 = 10 * CLOCK_HZ;
 /// What ends in these must be what it says (DASH-IF ingest: 415).
 const MEDIA_EXTENSIONS: [&str; 8] = ["mp4", "m4s", "m4v", "m4a", "cmfv", "cmfa", "cmft", "ts"];
 
@@ -50,6 +55,8 @@ struct Target {
     /// It is counted among those that may still bring an init segment.
     is_unknown: bool,
     has_begun: bool,
+    /// It ended in order, or was refused: either has been said.
+    is_over: bool,
 }
 
 enum Form {
@@ -91,12 +98,18 @@ impl Feed {
             trims_seen: 0,
             is_unknown: !is_list,
             has_begun: false,
+            is_over: false,
         };
         Feed { target, form }
     }
 
     /// Bytes that were just appended by `writer`. An error ends the upload with that status.
     pub fn note(&mut self, bytes: &[u8], writer: &mut Writer) -> Result<(), Refusal> {
+        let outcome = self.look(bytes, writer);
+        outcome.inspect_err(|refusal| self.target.note_refusal(refusal))
+    }
+
+    fn look(&mut self, bytes: &[u8], writer: &mut Writer) -> Result<(), Refusal> {
         let target = &mut self.target;
         target.core = writer.core();
         if !std::mem::replace(&mut target.has_begun, true) {
@@ -152,14 +165,20 @@ impl Feed {
     }
 
     /// All bytes have come. What claims to be media and was not recognised in all of them is refused.
-    pub fn check(&self) -> Result<(), Refusal> {
+    pub fn check(&mut self) -> Result<(), Refusal> {
         let is_unknown = matches!(self.form, Form::Unknown(..)) && self.target.has_begun;
-        if is_unknown && self.claims_media() { Err(not_media(&self.target.rest)) } else { Ok(()) }
+        if !is_unknown || !self.claims_media() {
+            return Ok(());
+        }
+        let refusal = not_media(&self.target.rest);
+        self.target.note_refusal(&refusal);
+        Err(refusal)
     }
 
     /// The upload was sealed: an orderly end.
     pub fn end(mut self, object: &Arc<Object>, core: usize) {
         self.target.core = Some(core);
+        self.target.is_over = true;
         match std::mem::replace(&mut self.form, Form::Plain) {
             Form::Fmp4(fmp4) => fmp4.1.end(&self.target, object),
             Form::Ts(ts) => ts.1.end(object.tail(), &mut self.target, object),
@@ -173,6 +192,7 @@ impl Feed {
 impl Drop for Feed {
     fn drop(&mut self) {
         self.target.is_known();
+        self.target.note_torn();
         let torn: Vec<usize> = match &self.form {
             Form::Fmp4(fmp4) => fmp4.1.tracks.iter().map(|(_, index)| *index).collect(),
             Form::Ts(ts) => ts.1.track.into_iter().collect(),
@@ -191,6 +211,31 @@ impl Target {
         self.point.count_unknown(std::mem::take(&mut self.is_unknown), false);
     }
 
+    fn note_refusal(&mut self, refusal: &Refusal) {
+        let counts = &self.point.counts;
+        // Two encoders are no fault of what the one sends that has to go.
+        let count = if refusal.status == 409 { &counts.takeovers } else { &counts.refused };
+        count.fetch_add(1, Ordering::Relaxed);
+        self.is_over = true;
+        let (point, object, status) = (&*self.point.name, &*self.rest, refusal.status);
+        tracing::warn!(point, object, status, reason = refusal.text, "an upload was refused");
+    }
+
+    /// Nobody said what became of it.
+    fn note_torn(&self) {
+        if self.is_over || !self.has_begun {
+            return;
+        }
+        let (point, object) = (&*self.point.name, &*self.rest);
+        let life = self.object.as_ref().map(|object| object.life());
+        if life == Some(Life::TakenOver) {
+            self.point.counts.takeovers.fetch_add(1, Ordering::Relaxed);
+            tracing::info!(point, object, "an upload was ended by another of the same name");
+        } else {
+            tracing::info!(point, object, "an upload broke off");
+        }
+    }
+
     fn arrived_us(&self) -> Micros {
         self.point.now_ms() as Micros * 1000
     }
@@ -207,7 +252,10 @@ impl Target {
     fn too_many_tracks(&self) -> Refusal {
         refusal(
             400,
-            format!("the publishing point {} has as many tracks as it may", self.point.name),
+            format!(
+                "the publishing point {} has as many tracks as it may: push to another",
+                self.point.name
+            ),
         )
     }
 }
@@ -243,6 +291,8 @@ struct Fmp4 {
     is_muxed: bool,
     /// The chunk that is arriving, and its track.
     arriving: Option<(usize, ChunkHead)>,
+    /// Its mdat has begun.
+    has_mdat: bool,
     /// The chunk before was complete.
     has_ended: bool,
     /// Tracks that have had a chunk of this object.
@@ -282,6 +332,7 @@ impl Fmp4 {
             Init { start, end, init } => self.begin(init, (start, end), target, writer),
             Chunk { start, chunk } => self.chunk(start, chunk, target, writer),
             ChunkExtent { end } => {
+                self.has_mdat = true;
                 if let Some((index, head)) = &self.arriving {
                     target.point.extends_to(*index, head, end, target.core);
                 } else if self.has_ended {
@@ -293,6 +344,10 @@ impl Fmp4 {
             }
             ChunkEnd { end } => {
                 if let Some((index, head)) = self.arriving.take() {
+                    if !self.has_mdat {
+                        let text = "a moof has no mdat: CMAF wants one behind each moof";
+                        return Err(refusal(400, text));
+                    }
                     self.has_ended = true;
                     let whole = super::track::Chunk { head, end };
                     target.point.ends(index, whole, target.core);
@@ -306,9 +361,13 @@ impl Fmp4 {
                 Ok(())
             }
             NotFmp4 => Ok(()),
-            Lost { why } => {
-                Err(refusal(400, format!("the fragmented MP4 makes no sense here: {why}")))
-            }
+            Lost { why } => Err(refusal(
+                400,
+                format!(
+                    "the fragmented MP4 makes no sense here: {why}; begin again with ftyp and \
+                         moov, then whole fragments"
+                ),
+            )),
         }
     }
 
@@ -322,7 +381,9 @@ impl Fmp4 {
         self.is_recognised = true;
         target.is_known();
         if end - start > PREAMBLE_BYTES_MAX {
-            return Err(refusal(400, "the init segment is longer than 256 KiB"));
+            let text =
+                "the init segment is longer than 256 KiB: leave out what players do not need";
+            return Err(refusal(400, text));
         }
         writer.set_preamble_from(start, end);
         let bytes = writer.object().preamble().unwrap_or_default();
@@ -345,17 +406,22 @@ impl Fmp4 {
         target.is_known();
         let kind = if chunk.random_access { MarkKind::RandomAccess } else { MarkKind::Boundary };
         writer.mark(start, kind);
-        (self.arriving, self.has_ended) = (None, false);
+        (self.arriving, self.has_mdat, self.has_ended) = (None, false, false);
         self.is_last |= chunk.brands.lmsg;
         if self.tracks.is_empty() {
             let Some(()) = self.bind(chunk, target)? else { return Ok(()) };
+        }
+        if chunk.damaged {
+            let text =
+                "a moof makes no sense: a box in it is damaged, or tells of more than it has";
+            return Err(refusal(400, format!("{text}; send it whole")));
         }
         let Some(traf) = (if self.is_muxed { chunk.lead() } else { chunk.fragment.tracks.first() })
         else {
             return Ok(());
         };
         let bound = self.tracks.iter().find(|(id, _)| self.is_muxed || *id == traf.track_id);
-        let Some(&(_, index)) = bound else { return Ok(()) };
+        let Some(&(_, index)) = bound else { return self.unbound(traf.track_id, target) };
         let head = self.head(start, chunk, traf, index, target, writer)?;
         let timescale = self.timescale_of(traf.track_id, target);
         let time_us = to_us(head.time, timescale);
@@ -378,11 +444,29 @@ impl Fmp4 {
         Ok(())
     }
 
+    /// A fragment of a track that is not listed: of a kind that players do not know, or of none.
+    fn unbound(&self, track_id: u32, target: &Target) -> Result<(), Refusal> {
+        if self.of_init(target, |init| init.track(track_id).map(drop)).is_some() {
+            return Ok(());
+        }
+        Err(refusal(
+            400,
+            format!(
+                "a fragment is of track {track_id}, which the init segment does not have: send the \
+                 init segment that belongs to it first"
+            ),
+        ))
+    }
+
     fn timescale_of(&self, track_id: u32, target: &Target) -> u32 {
-        let of = |init: &Fmp4Init| init.track(track_id).map(|track| track.timescale);
+        let timescale = |init: &Fmp4Init| init.track(track_id).map(|track| track.timescale);
+        self.of_init(target, timescale).unwrap_or(1)
+    }
+
+    /// What the init segment of the upload says, or that which came before it.
+    fn of_init<T>(&self, target: &Target, of: impl Fn(&Fmp4Init) -> Option<T>) -> Option<T> {
         let own = self.own.as_ref().and_then(|(init, _)| of(init));
         own.or_else(|| target.point.source(&target.key).and_then(|source| of(&source.init)))
-            .unwrap_or(1)
     }
 
     fn head(
@@ -430,7 +514,9 @@ impl Fmp4 {
             return Ok(Some(()));
         }
         if media.is_empty() {
-            return Err(refusal(415, "the init segment has no video, audio or text track"));
+            let text =
+                "the init segment has no video, audio or text track: there is nothing to list";
+            return Err(refusal(415, text));
         }
         if self.is_muxed {
             self.tracks = vec![(0, bind_muxed(&media, &source.bytes, target)?)];
@@ -448,7 +534,7 @@ impl Fmp4 {
                 } else {
                     Init::single_track(&source.bytes, track.track_id).unwrap_or_default().into()
                 };
-                let init = Some(init_segment(bytes));
+                let init = Some(begin_init(&name, bytes, target));
                 let timescale = u64::from(track.timescale);
                 let bound =
                     target.point.track(&name, &target.key, kind, timescale, info_of(track), init);
@@ -511,13 +597,17 @@ fn bind_muxed(media: &[&fmp4::Track], bytes: &Bytes, target: &Target) -> Result<
     info.codecs = media.iter().map(|track| track.codec.clone()).collect();
     let name = target.track_name(MAIN, true);
     let timescale = u64::from(lead.timescale);
-    let init = Some(init_segment(bytes.clone()));
+    let init = Some(begin_init(&name, bytes.clone(), target));
     let bound = target.point.track(&name, &target.key, kind, timescale, info, init);
     bound.ok_or_else(|| target.too_many_tracks())
 }
 
-fn init_segment(bytes: Bytes) -> Arc<InitSegment> {
+/// The init segment that a track has from now on; who still sends with another one has to go.
+fn begin_init(name: &str, bytes: Bytes, target: &Target) -> Arc<InitSegment> {
     let digest = xxhash_rust::xxh3::xxh3_64(&bytes);
+    if let Some(object) = &target.object {
+        target.point.takes_over(name, &target.key, digest, object);
+    }
     Arc::new(InitSegment { bytes, digest })
 }
 
@@ -563,6 +653,12 @@ struct Ts {
     /// Of the last complete unit: what the last one of all is taken to last.
     duration: u64,
     media_ticks: u64,
+    /// Added to the times of this upload, once it is known: the 33 bits of the clock have come round
+    /// so often since the track began.
+    turns: Option<u64>,
+    /// Where the tables of other streams begin, and whether a PAT and a PMT stand there: so does the
+    /// next unit.
+    resumes_at: Option<(u64, bool)>,
 }
 
 struct Unit {
@@ -598,9 +694,18 @@ impl Ts {
         use mpegts::Found::{Fault, NotTs, Program, Splice, Streams, Unit, Untimed};
         match found {
             NotTs | Untimed { .. } => {}
-            Program(program) => {
+            Program { offset, has_tables, program } => {
                 self.is_recognised = true;
                 target.is_known();
+                let is_other = |old: &Arc<mpegts::Program>| old.layout() != program.layout();
+                if self.program.as_ref().is_some_and(is_other) {
+                    self.close_unit(offset, None, target, &writer.object().clone())?;
+                    self.resumes_at = Some((offset, has_tables));
+                    if let Some(index) = self.track {
+                        let (kind, layout) = (kind_of_program(&program), program.layout());
+                        target.point.set_layout(index, kind, layout, target.core);
+                    }
+                }
                 writer.set_preamble(program.tables.clone());
                 self.program = Some(program);
             }
@@ -614,6 +719,7 @@ impl Ts {
             Unit { offset, packet_offset, dts, random_access, has_tables, .. } => {
                 let kind = if random_access { MarkKind::RandomAccess } else { MarkKind::Boundary };
                 writer.mark(packet_offset, kind);
+                let (offset, has_tables) = self.resumes_at.take().unwrap_or((offset, has_tables));
                 let tables = self.program.as_ref().filter(|_| !has_tables);
                 let tables = tables.map(|program| program.tables.clone()).unwrap_or_default();
                 let object = writer.object().clone();
@@ -627,6 +733,7 @@ impl Ts {
             }
             Splice { section, pts } => {
                 if let Some(index) = self.track {
+                    let pts = pts.saturating_add(self.turns.unwrap_or(0));
                     let us = (pts as Micros).saturating_mul(1_000_000) / CLOCK_HZ as Micros;
                     if let Some((at_us, event)) = events::of_section(&section, us) {
                         target.point.add_event(index, at_us, event);
@@ -654,10 +761,11 @@ impl Ts {
         self.media_ticks += duration;
         let Some(index) = self.track_of(target)? else { return Ok(()) };
         let starts_object = !std::mem::replace(&mut self.has_begun, true);
+        let turns = *self.turns.get_or_insert_with(|| turns_of(target, index, unit.dts));
         let head = ChunkHead {
             object: object.clone(),
             start: unit.offset,
-            time: unit.dts,
+            time: unit.dts.saturating_add(turns),
             duration,
             is_independent: unit.is_random_access,
             starts_sync: unit.is_random_access,
@@ -677,16 +785,13 @@ impl Ts {
             return Ok(self.track);
         }
         let Some(program) = &self.program else { return Ok(None) };
-        let has = |kind| program.streams.iter().any(|stream| stream.kind == kind);
-        let kind = match (has(StreamKind::Video), has(StreamKind::Audio)) {
-            (true, true) => Kind::Muxed,
-            (true, false) => Kind::Video,
-            _ => Kind::Audio,
-        };
+        let kind = kind_of_program(program);
         let name = target.track_name(kind_name(kind), true);
         let info = info_of_program(program);
         let index = target.point.track(&name, &target.key, kind, CLOCK_HZ, info, None);
-        self.track = Some(index.ok_or_else(|| target.too_many_tracks())?);
+        let index = index.ok_or_else(|| target.too_many_tracks())?;
+        target.point.set_layout(index, kind, program.layout(), target.core);
+        self.track = Some(index);
         Ok(self.track)
     }
 
@@ -699,6 +804,24 @@ impl Ts {
         if let Some(index) = self.track.take() {
             target.point.over(index, over, Some(object), target.core);
         }
+    }
+}
+
+/// A transport stream begins to count again every 26.5 hours; an upload that begins after that
+/// follows the one before all the same.
+fn turns_of(target: &Target, index: usize, dts: u64) -> u64 {
+    let Some(expected) = target.point.expected_time(index) else { return 0 };
+    let time = unwrap_clock(expected, dts % CLOCK_WRAP);
+    let turns = time.checked_sub(dts).filter(|turns| turns.is_multiple_of(CLOCK_WRAP));
+    turns.filter(|_| time.abs_diff(expected) < SAME_CLOCK_TICKS).unwrap_or(0)
+}
+
+fn kind_of_program(program: &Program) -> Kind {
+    let has = |kind| program.streams.iter().any(|stream| stream.kind == kind);
+    match (has(StreamKind::Video), has(StreamKind::Audio)) {
+        (true, true) => Kind::Muxed,
+        (true, false) => Kind::Video,
+        _ => Kind::Audio,
     }
 }
 

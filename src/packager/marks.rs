@@ -86,7 +86,7 @@ fn note_ts(found: mpegts::Found, writer: &mut Writer, seen: &mut Seen) {
     use mpegts::Found::{Fault, NotTs, Program, Splice, Streams, Unit, Untimed};
     match found {
         NotTs | Fault { .. } | Streams(_) | Splice { .. } => return,
-        Program(program) => writer.set_preamble(program.tables.clone()),
+        Program { program, .. } => writer.set_preamble(program.tables.clone()),
         Unit { packet_offset, random_access, .. } | Untimed { packet_offset, random_access } => {
             writer.mark(packet_offset, kind_of(random_access));
         }

@@ -26,6 +26,7 @@ use super::view::{Gate, Growing, Next, Slice, Text};
 use super::{LiveRule, Parts, Refusal};
 use crate::store::{Millis, News, Object, Store};
 use crate::wire::manifest::{PushedMpd, pushed_tracks};
+use crate::wire::mpegts::Layout;
 
 /// Tracks of one publishing point.
 pub(super) const TRACKS_MAX: usize = 64;
@@ -88,6 +89,8 @@ pub(super) struct Entry {
     expired_msn: u64,
     /// Of the names that it is pushed under.
     key: String,
+    /// Of a transport stream.
+    layout: Option<Layout>,
     /// The highest bit rate of a segment so far, in bit/s.
     pub(super) peak_bps: u64,
     /// The arriving chunk was prepared for already.
@@ -149,11 +152,12 @@ pub struct Counts {
     pub refused: AtomicU64,
     pub renders: AtomicU64,
     pub ts_faults: AtomicU64,
+    pub takeovers: AtomicU64,
 }
 
 impl Counts {
     /// Name, help and value of each, for the metrics page.
-    pub fn all(&self) -> [(&'static str, &'static str, u64); 9] {
+    pub fn all(&self) -> [(&'static str, &'static str, u64); 10] {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         [
             ("live_restarts", "Publications that followed another in a track", of(&self.restarts)),
@@ -169,6 +173,11 @@ impl Counts {
             ("live_refused", "Uploads refused because of what they contain", of(&self.refused)),
             ("live_renders", "Versions of media playlists that were written", of(&self.renders)),
             ("live_ts_faults", "Damages in pushed transport streams", of(&self.ts_faults)),
+            (
+                "live_takeovers",
+                "Uploads that ended because another one of the same track began",
+                of(&self.takeovers),
+            ),
         ]
     }
 
@@ -295,6 +304,11 @@ impl Point {
         }
         let known = state.sources.get(&key.track);
         let same = known.filter(|old| old.bytes == bytes).and_then(|old| old.tracks.clone());
+        for (_, index) in same.iter().flatten() {
+            if let Some(entry) = state.entries.get_mut(*index) {
+                entry.track.has_init_again = true;
+            }
+        }
         let object = object.clone();
         state.sources.insert(key.track.clone(), Pending { init, bytes, object, tracks: same });
         true
@@ -329,8 +343,10 @@ impl Point {
             return None;
         }
         if found.is_none() {
+            tracing::info!(point = %self.name, track = name, ?kind, key = key.track, "a track begins");
             state.entries.push(Entry {
                 key: key.track.clone(),
+                layout: None,
                 track: Track::new(name, kind, timescale),
                 info: TrackInfo::default(),
                 news: Arc::default(),
@@ -367,6 +383,44 @@ impl Point {
         Some(index)
     }
 
+    /// An upload with this init segment is about to begin a publication of the track: what another
+    /// upload sends from now on does not belong to it.
+    pub(super) fn takes_over(&self, name: &str, key: &Key, digest: u64, object: &Arc<Object>) {
+        let mut state = self.state.lock();
+        let name = state.free_name(name, &key.track);
+        let Some(index) = state.index_of(&name) else { return };
+        let track = &mut state.entries[index].track;
+        if track.init.as_ref().is_some_and(|init| init.digest != digest) {
+            track.supersede(object);
+        }
+    }
+
+    /// The streams of a transport stream. If they are others than before, decoders have to begin
+    /// anew: what follows is a new publication.
+    pub(super) fn set_layout(&self, index: usize, kind: Kind, layout: Layout, core: Option<usize>) {
+        let mut state = self.state.lock();
+        let now_ms = self.now_ms();
+        let mut changes = Changes::default();
+        let Some(entry) = state.entries.get_mut(index) else { return };
+        if let Some(old) = entry.layout.replace(layout.clone()).filter(|old| *old != layout) {
+            let (point, track) = (&self.name, &entry.track.name);
+            tracing::info!(%point, %track, ?old, new = ?layout, "the PMT lists other streams");
+            let timescale = entry.track.timescale;
+            entry.track.arriving = None;
+            entry.is_prepared = false;
+            entry.track.change_clock(kind, timescale, now_ms);
+            changes.of(entry);
+            state.version += 1;
+        }
+        drop(state);
+        self.tell(changes, core);
+    }
+
+    /// Media time at which the next chunk of a track is expected.
+    pub(super) fn expected_time(&self, index: usize) -> Option<u64> {
+        self.state.lock().entries.get(index)?.track.expected_time()
+    }
+
     /// What the media itself tells later: codecs of a transport stream, the frame rate.
     pub(super) fn update_info(&self, index: usize, update: impl FnOnce(&mut TrackInfo)) {
         let mut state = self.state.lock();
@@ -387,11 +441,21 @@ impl Point {
         let now_ms = self.now_ms();
         let shape = state.shape;
         let Some(entry) = state.entries.get_mut(index) else { return Ok(()) };
+        if entry.track.is_superseded(&head.object) {
+            return Err(Refusal::new(
+                409,
+                format!(
+                    "another encoder pushes the track {} of {} now: stop this one, or give each a \
+                     name of its own",
+                    entry.track.name, self.name
+                ),
+                None,
+            ));
+        }
         let limit_us = shape.map_or(CHUNK_US_MAX, |shape| {
             shape.target_duration_s as Micros * 1_000_000 + super::track::ROUNDING_US
         });
         if entry.track.to_us(head.duration) > limit_us {
-            self.counts.refused.fetch_add(1, Ordering::Relaxed);
             return Err(Refusal {
                 status: 400,
                 text: format!(
@@ -412,7 +476,9 @@ impl Point {
             return Ok(());
         }
         if entry.track.to_us(head.time) >= TIME_US_MAX {
-            let text = "a fragment lies more than 36,000 years behind media time 0".to_owned();
+            let text = "a fragment lies more than 36,000 years behind media time 0: begin at a \
+                        smaller time"
+                .to_owned();
             return Err(Refusal { status: 400, text, max_age_s: None });
         }
         entry.is_prepared = false;
@@ -451,6 +517,9 @@ impl Point {
         let mut changes = Changes::default();
         let shape = state.shape;
         let Some(entry) = state.entries.get_mut(index) else { return };
+        if entry.track.is_superseded(&chunk.head.object) {
+            return;
+        }
         let arriving = entry.track.arriving.take();
         let is_own = arriving.is_some_and(|(own, _)| own.is(&chunk.head));
         let is_prepared = std::mem::take(&mut entry.is_prepared) && is_own;
@@ -714,6 +783,7 @@ impl Point {
     ) {
         let before = state.entries[index].track.listing_mark();
         if state.entries[index].track.is_restart(head) {
+            state.entries[index].track.supersede(&head.object);
             let publication = publication_for(state, index, head, now_ms);
             state.entries[index].track.begin_publication(publication, now_ms);
             state.version += 1;

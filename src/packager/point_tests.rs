@@ -334,3 +334,26 @@ fn empty_publishing_points_are_forgotten() {
     assert!(!sweep("live/e/1"));
     assert_eq!(rig.get("video.m3u8"), Err(404));
 }
+
+/// Goal: the upload of an encoder whose track another one has taken over is told to go, and nothing of
+/// it gets between the chunks of the newer one.
+#[test]
+fn the_older_of_two_encoders_has_to_go() {
+    let rig = Rig::new();
+    let video = rig.track("video", Kind::Video, 1);
+    let (old, new) = (upload(&rig.store, "live/cam/a"), upload(&rig.store, "live/cam/b"));
+    rig.run(video, old.object(), 0, 3900, 100);
+    rig.point.takes_over("video", &key("video"), 2, new.object());
+    rig.track("video", Kind::Video, 2);
+    let late = head(old.object(), 5000, 3900, 100);
+    rig.point.ends(video, Chunk { head: late.clone(), end: 5100 }, None);
+    assert_eq!(rig.point.starts(video, late, None).unwrap_err().status, 409);
+    rig.run(video, new.object(), 0, 4100, 100);
+    assert_eq!(rig.packager.counts().restarts.load(Ordering::Relaxed), 1);
+    let state = rig.point.state();
+    for segment in &state.entries[video].track.segments {
+        let digest = segment.init.as_ref().map(|init| init.digest);
+        let own = if digest == Some(1) { old.object() } else { new.object() };
+        assert!(segment.slices.iter().all(|slice| Arc::ptr_eq(&slice.object, own)));
+    }
+}

@@ -36,6 +36,8 @@ const LATE_US_MAX: Micros = 250_000;
 const GAP_US_MAX: Micros = 60_000_000;
 /// Of an epoch-locked push: its segments keep the numbers that they have on other origins.
 const LOCKED_GAP_US_MAX: Micros = 3_600_000_000;
+/// An encoder that comes back sends at most so many segments again.
+const REPEATED_SEGMENTS_MAX: usize = 4;
 /// Media time this close to wall time is wall time: epoch-locked (DASH-IF ingest, "dualsync").
 pub(super) const LOCKED_US: Micros = 3_600_000_000;
 /// A longer chunk is not one.
@@ -292,6 +294,10 @@ pub(super) struct Track {
     pub(super) arriving: Option<(ChunkHead, Option<u64>)>,
     pub(super) is_ended: bool,
     pub(super) repairs: Vec<Repair>,
+    /// Uploads that are still open, but another has begun a publication since.
+    superseded: Vec<Arc<Object>>,
+    /// The same init segment came again since the last chunk: the encoder came back, or began anew.
+    pub(super) has_init_again: bool,
     /// The epoch of the publication that a new init segment has announced.
     pub(super) next_epoch: Option<Arc<str>>,
     origins: Vec<Origin>,
@@ -321,6 +327,8 @@ impl Track {
             arriving: None,
             is_ended: false,
             repairs: Vec::new(),
+            superseded: Vec::new(),
+            has_init_again: false,
             next_epoch: None,
             origins: Vec::new(),
             next_time: None,
@@ -412,7 +420,8 @@ impl Track {
     }
 
     /// A chunk that was there before: an encoder that lost its connection sends the last segments
-    /// again. With an init segment in front it is a restart, unless the clock is wall time.
+    /// again. With an init segment in front it is a restart, unless the clock is wall time; with one
+    /// in an upload of its own, if it goes back further than an encoder would to repeat itself.
     pub(super) fn is_repetition(&self, head: &ChunkHead) -> bool {
         let (Some(expected), false) = (self.next_time, self.must_break) else { return false };
         let ends = head.time.saturating_add(head.duration);
@@ -423,8 +432,11 @@ impl Track {
             // However old it is: only another clock is another run.
             return (self.to_us(head.time) - head.arrived_us).abs() < LOCKED_US;
         }
-        let is_known = self.segments.front().is_some_and(|first| first.time <= head.time);
-        is_known && !head.has_init
+        let starts_before = |segment: &Segment| segment.time <= head.time;
+        let is_known = self.segments.front().is_some_and(starts_before);
+        let recent = self.segments.iter().rev().take(REPEATED_SEGMENTS_MAX).last();
+        let is_recent = recent.is_some_and(starts_before);
+        is_known && !head.has_init && (is_recent || !self.has_init_again)
     }
 
     /// A chunk came before the shape is known. What it does not continue is forgotten, as is what no
@@ -437,6 +449,9 @@ impl Track {
             let is_break = late_us > GAP_US_MAX || -late_us > self.to_us(self.slack(head));
             let begins = self.kind.is_visual() && head.starts_sync && !first.head.starts_sync;
             if is_break || begins {
+                if is_break {
+                    self.supersede(&chunk.head.object);
+                }
                 self.pending.clear();
             }
         }
@@ -450,6 +465,27 @@ impl Track {
         let pending = self.pending.iter().rev().map(|chunk| &chunk.head.object);
         let slices = self.segments.iter().rev().flat_map(|segment| segment.slices.iter().rev());
         pending.chain(slices.map(|slice| &slice.object))
+    }
+
+    /// Media time at which the next chunk is expected.
+    pub(super) fn expected_time(&self) -> Option<u64> {
+        let pending = self.pending.last().map(|last| &last.head);
+        let pending = pending.map(|last| last.time.saturating_add(last.duration));
+        pending.or(self.next_time)
+    }
+
+    /// An upload begins a publication: if that of the newest media is another and still under way,
+    /// there are two encoders, and the newer one stays.
+    pub(super) fn supersede(&mut self, by: &Arc<Object>) {
+        let newest = self.objects().next().filter(|newest| !Arc::ptr_eq(newest, by));
+        if let Some(newest) = newest.filter(|newest| newest.is_open()).cloned() {
+            self.superseded.retain(|object| object.is_open() && !Arc::ptr_eq(object, by));
+            self.superseded.push(newest);
+        }
+    }
+
+    pub(super) fn is_superseded(&self, object: &Arc<Object>) -> bool {
+        self.superseded.iter().any(|other| Arc::ptr_eq(other, object))
     }
 
     /// The object brought the newest of its media.
@@ -646,6 +682,7 @@ impl Track {
         open.duration = (head.time + head.duration).saturating_sub(open.time).max(1);
         let (is_partless, is_long) = (open.is_partless, head.duration > part_target);
         self.next_time = Some(head.time + head.duration);
+        self.has_init_again = false;
         if is_long && part_target > 0 {
             self.repairs.push(Repair::LongChunk);
         }

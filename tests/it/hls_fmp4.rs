@@ -316,6 +316,8 @@ pub(crate) struct Film {
     /// Part of the decoder configuration: another one is another initialization segment.
     pub(crate) variant: u8,
     pub(crate) decode_time: u64,
+    /// Composition less decode time of the pictures in turn, in pictures; none if it is empty.
+    pub(crate) reordering: &'static [i32],
     sequence: u32,
     seed: u64,
 }
@@ -334,6 +336,7 @@ impl Film {
             frame_bytes,
             variant,
             decode_time,
+            reordering: &[],
             sequence,
             seed,
         }
@@ -372,8 +375,12 @@ impl Film {
             let frame = self.next_frame(is_sync);
             let flags = if is_sync { 0x0200_0000 } else { 0x0101_0000 };
             table.extend([self.frame, frame.len() as u32, flags]);
+            let offset = self.reordering.get(index as usize % self.reordering.len().max(1));
+            table.extend(offset.map(|pictures| (pictures * self.frame as i32) as u32));
             data.extend(frame);
         }
+        // Version 1: the offsets have signs.
+        let trun = if self.reordering.is_empty() { 0x0701 } else { 0x0100_0f01 };
         let traf = |table: &[u32]| {
             let time = [(self.decode_time >> 32) as u32, self.decode_time as u32];
             container(
@@ -381,7 +388,7 @@ impl Film {
                 &[
                     full("tfhd", 0x0002_0000, &[self.track]),
                     full("tfdt", 0x0100_0000, &time),
-                    full("trun", 0x0701, table),
+                    full("trun", trun, table),
                 ],
             )
         };

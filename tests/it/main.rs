@@ -50,6 +50,7 @@ mod hls_rules;
 mod hls_ts;
 
 mod live_dash;
+mod live_errors;
 mod live_ingest;
 mod live_kit;
 mod live_pushers;

@@ -49,6 +49,8 @@ pub enum Found<'s> {
 pub struct CmafChunk {
     /// Trafs that make no sense are left out.
     pub fragment: Fragment,
+    /// Something of the moof makes no sense.
+    pub damaged: bool,
     /// Of the styp before the moof, if there is one.
     pub brands: Brands,
     /// The first of the chunk.
@@ -72,7 +74,7 @@ impl CmafChunk {
     /// Reads the payload of a moof, which begins `base` bytes behind the box.
     fn set_moof(&mut self, moof: &[u8], base: usize, init: Option<&Init>) {
         // Only what could be read is told.
-        let _ = fill_fragment(&mut self.fragment, moof, base, init);
+        self.damaged = fill_fragment(&mut self.fragment, moof, base, init).is_err();
         self.resolved = init.is_some();
         let has_video = init.is_some_and(Init::has_video);
         let is_video = |traf: &TrackFragment| {

@@ -46,7 +46,13 @@ const STARTS: u8 = 0x40;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Found {
     /// PAT and PMT are known; told again when either changes.
-    Program(Arc<Program>),
+    Program {
+        /// Where the tables begin that say so.
+        offset: u64,
+        /// A PAT and a PMT stand there.
+        has_tables: bool,
+        program: Arc<Program>,
+    },
     /// A unit of the leading stream begins. Told with its first packet, except where pictures to
     /// begin with have to be looked for: then at the latest when the next unit begins.
     Unit {
@@ -130,6 +136,8 @@ pub(super) struct Demux {
     run: Option<Run>,
     pat: Table,
     pmt: Table,
+    /// Where the PMT begins that came last.
+    pmt_offset: u64,
     /// The first program of the PAT.
     chosen: Option<PatEntry>,
     program: Option<Arc<Program>>,
@@ -299,7 +307,7 @@ impl Demux {
                     self.program = None;
                     self.watch();
                 } else if self.program.is_some() {
-                    self.take_program(found);
+                    self.take_program((offset, false), found);
                 }
             }
             Progress::None | Progress::Repeated => {}
@@ -315,6 +323,9 @@ impl Demux {
     ) {
         // Several programs may share a PID; only ours counts.
         let number = self.chosen.map_or(0, |chosen| chosen.number);
+        if head.unit_start {
+            self.pmt_offset = offset;
+        }
         let progress = self.pmt.packet(packet, head, |section| u16_of(section, 3) == number);
         if let Some(run) = &mut self.run {
             let complete = matches!(progress, Progress::Repeated | Progress::Changed);
@@ -324,13 +335,17 @@ impl Demux {
             Progress::Damaged => {
                 found(Found::Fault { offset, fault: Fault::BadSection { pid: head.pid } });
             }
-            Progress::Changed => self.take_program(found),
+            Progress::Changed => {
+                let run = self.run.filter(|run| run.has_pmt);
+                let place = run.map_or((self.pmt_offset, false), |run| (run.offset, true));
+                self.take_program(place, found);
+            }
             Progress::None | Progress::Repeated => {}
         }
     }
 
     /// Makes the program anew from its tables; what is known of streams that stay is kept.
-    fn take_program(&mut self, found: &mut impl FnMut(Found)) {
+    fn take_program(&mut self, (offset, has_tables): (u64, bool), found: &mut impl FnMut(Found)) {
         self.tell_pending(false, found);
         let old = self.program.take();
         let mut old_probes = std::mem::take(&mut self.probes);
@@ -360,7 +375,7 @@ impl Demux {
                 lead,
             });
             self.program = Some(Arc::clone(&program));
-            found(Found::Program(program));
+            found(Found::Program { offset, has_tables, program });
         }
         self.says_random_access = false;
         self.streams_told = false;
@@ -627,7 +642,9 @@ mod tests {
     fn tables_and_pictures_are_told() {
         let stream = stream();
         let found = scan(&stream, stream.len());
-        let Found::Program(program) = &found[0] else { panic!("the program comes first") };
+        let Found::Program { program, offset: 0, has_tables: true } = &found[0] else {
+            panic!("the program comes first");
+        };
         assert_eq!(program.tables, stream[..376]);
         assert_eq!((program.number, program.pmt_pid, program.pcr_pid), (9, PMT_PID, VIDEO_PID));
         assert_eq!(program.lead().map(|lead| lead.kind), Some(StreamKind::Video));
@@ -683,12 +700,15 @@ mod tests {
         let programs: Vec<_> = found
             .iter()
             .filter_map(|found| match found {
-                Found::Program(program) => Some(program),
+                Found::Program { program, offset, .. } => Some((program, *offset)),
                 _ => None,
             })
             .collect();
         assert_eq!(programs.len(), 2);
-        assert_eq!(programs[1].tables, [pat(), audio].concat());
+        let (program, offset) = &programs[1];
+        assert_eq!(program.tables, [pat(), audio].concat());
+        assert_eq!(*offset, 12 * 188, "where the PAT stands before the new PMT");
+        assert_ne!(program.layout(), programs[0].0.layout());
         // Without pictures every unit of sound is a place to join.
         assert!(units(&found).last().is_some_and(|unit| unit.3));
     }
@@ -741,7 +761,7 @@ mod tests {
         assert_eq!(tables.len(), 4 * 188);
         let stream = [tables.clone(), pes(VIDEO_PID, true, 0, 1, 1).to_vec()].concat();
         let found = scan(&stream, 61);
-        assert!(matches!(&found[0], Found::Program(program) if program.tables == tables));
+        assert!(matches!(&found[0], Found::Program { program, .. } if program.tables == tables));
         assert_eq!(units(&found), [(0, 4, 1, true)]);
     }
 

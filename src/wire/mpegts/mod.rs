@@ -21,7 +21,7 @@ pub use packet::{
     CLOCK_HZ, CLOCK_WRAP, ContinuityRewriter, PACKET_BYTES, Packet, PacketHead, PesTimes, pcr,
     pes_times, shift_times, unwrap_clock,
 };
-pub use program::{Program, Stream, StreamKind};
+pub use program::{Layout, Program, Stream, StreamKind};
 pub(in crate::wire) use tables::crc32;
 pub use ts_scanner::{TsScanner, UNSYNCED_BYTES_MAX};
 

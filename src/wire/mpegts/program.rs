@@ -19,7 +19,26 @@ pub struct Program {
     pub lead: usize,
 }
 
+/// What a decoder of pictures and sound is set up for. Of other streams, which come and go, it knows
+/// nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    lead_pid: u16,
+    /// PID, stream type, and how the bytes are to be read; by PID.
+    streams: Vec<(u16, u8, Coding)>,
+}
+
 impl Program {
+    /// Another one after a PMT after which decoders have to begin anew.
+    pub fn layout(&self) -> Layout {
+        let is_media = |stream: &&Stream| stream.kind != StreamKind::Other;
+        let media = self.streams.iter().filter(is_media);
+        let mut streams: Vec<_> =
+            media.map(|stream| (stream.pid, stream.stream_type, stream.coding)).collect();
+        streams.sort_unstable_by_key(|stream| stream.0);
+        Layout { lead_pid: self.lead().map_or(0, |lead| lead.pid), streams }
+    }
+
     pub fn lead(&self) -> Option<&Stream> {
         self.streams.get(self.lead)
     }
@@ -31,6 +50,7 @@ pub struct Stream {
     pub pid: u16,
     pub stream_type: u8,
     pub kind: StreamKind,
+    pub(super) coding: Coding,
     /// RFC 6381: `avc1.64001F`, `hvc1.1.6.L93.B0`, `mp4a.40.2`, `mp4a.40.34`, `ac-3`, `ec-3`,
     /// `Opus`.
     pub codec: Option<String>,
@@ -86,6 +106,7 @@ fn read_stream(pid: u16, stream_type: u8, mut descriptors: &[u8]) -> (Stream, Co
         pid,
         stream_type,
         kind: kind_of(stream_type),
+        coding,
         codec: None,
         width: 0,
         height: 0,
@@ -122,6 +143,7 @@ fn read_stream(pid: u16, stream_type: u8, mut descriptors: &[u8]) -> (Stream, Co
     if private && coding != Coding::Unknown {
         stream.kind = coding.kind();
     }
+    stream.coding = coding;
     (stream, coding)
 }
 
@@ -155,6 +177,13 @@ mod tests {
     use super::*;
     use crate::wire::mpegts::test_streams::pmt_with;
 
+    fn layout_of(streams: &[Stream]) -> Layout {
+        let tables = Bytes::new();
+        let lead = lead_of(streams).unwrap_or(0);
+        let streams = streams.to_vec();
+        Program { number: 1, pmt_pid: 0x100, pcr_pid: 0x22, tables, streams, lead }.layout()
+    }
+
     #[test]
     fn descriptors_tell_what_private_streams_are() {
         let streams: [(u8, u16, &[u8]); 6] = [
@@ -187,6 +216,13 @@ mod tests {
         assert_eq!((streams[1].channels, streams[1].sample_rate), (6, 48_000));
         assert_eq!(streams[5].language, None);
         assert_eq!(lead_of(&streams), Some(2));
+        assert_eq!(layout_of(&streams).streams.len(), 4);
+        let mut others = streams.clone();
+        others.swap_remove(3);
+        others[1].language = Some("fra".to_owned());
+        assert_eq!(layout_of(&others), layout_of(&streams), "nothing that matters");
+        others[0].coding = Coding::Eac3;
+        assert_ne!(layout_of(&others), layout_of(&streams));
         assert_eq!(lead_of(&[]), None);
     }
 }
