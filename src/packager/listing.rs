@@ -22,6 +22,8 @@ const PARTS_TARGET_DURATIONS: u64 = 3;
 const SKIP_TARGET_DURATIONS: u64 = 6;
 /// PART-HOLD-BACK: the authoring specification wants three.
 const HOLD_BACK_PARTS: Micros = 3;
+/// Longer playlists offer delta updates in any case (authoring specification, 14.4).
+const WHOLE_MS_MAX: u64 = 120_000;
 
 /// Where the segment with this number is, relative to the playlists of its publishing point.
 pub(super) fn segment_uri(track: &str, epoch: &str, msn: u64, is_ts: bool) -> String {
@@ -53,7 +55,7 @@ impl Point {
         skip: Option<Skip>,
     ) -> Option<Arc<Text>> {
         let shape = state.shape?;
-        let version = state.entries.get(index)?.revision;
+        let version = state.list_version(index)?;
         let texts = &state.entries[index].texts;
         let slot = match skip {
             None => &texts.whole,
@@ -124,7 +126,9 @@ impl Point {
         let target_s = shape.target_duration_s;
         let has_parts = shape.part_us_max > 0;
         let can_skip = match self.rule.kind {
-            ListKind::Window => self.rule.window_ms > SKIP_TARGET_DURATIONS * target_s * 1000,
+            ListKind::Window => {
+                self.rule.window_ms > WHOLE_MS_MAX.min(SKIP_TARGET_DURATIONS * target_s * 1000)
+            }
             ListKind::Event => true,
         };
         ServerControl {
@@ -177,7 +181,10 @@ impl Point {
             return hints;
         }
         let (Some(next), is_ts) = (track.next_part(), entry.info.is_ts) else { return hints };
-        if next.is_new_epoch && track.init.is_some() {
+        // Who has the hint asks for the initialization segment as well, before its first part is listed.
+        let has_news = |segment: &&Segment| segment.is_complete || !segment.parts.is_empty();
+        let last = track.listed().rev().find(has_news).map(|last| &last.publication.epoch);
+        if track.init.is_some() && last.is_some_and(|last| *last != next.epoch) {
             hints.push(Hint::Map { uri: init_uri(&track.name, &next.epoch) });
         }
         hints.push(match self.rule.parts {
@@ -232,6 +239,7 @@ impl Point {
         }
         let pathway_id = self.rule.steering.as_ref().and_then(first_pathway);
         let leads = if visual.is_empty() { &sounds } else { &visual };
+        let texts_bps = texts.iter().map(|text| text.peak_bps).max().unwrap_or(0);
         let variants = leads.iter().flat_map(|entry| {
             groups.iter().map(|group| {
                 let mut variant = variant(entry, group.as_deref(), &sounds);
@@ -240,6 +248,7 @@ impl Point {
                         variant.codecs.push(codec.clone());
                     }
                 }
+                variant.bandwidth = variant.bandwidth.saturating_add(texts_bps);
                 variant.subtitles_group = (!texts.is_empty()).then(|| "subs".to_owned());
                 variant.pathway_id.clone_from(&pathway_id);
                 variant
@@ -338,6 +347,15 @@ pub(super) fn media_type(entry: &Entry) -> &'static str {
 }
 
 impl State {
+    /// Another one when a track's playlist is another, and when its reports of the other tracks would
+    /// be a segment old: while a track stalls the others go on. `None` for no such track.
+    fn list_version(&self, index: usize) -> Option<u64> {
+        let own = self.entries.get(index)?;
+        let others = self.entries.iter().filter(|entry| !std::ptr::eq(*entry, own));
+        let ends = others.map(|entry| entry.track.open_msn());
+        Some(ends.fold(own.revision, u64::wrapping_add))
+    }
+
     /// The tracks in an order that does not depend on which came first.
     pub(super) fn in_order(&self) -> Vec<&Entry> {
         let mut entries: Vec<_> = self.entries.iter().collect();

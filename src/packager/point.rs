@@ -856,11 +856,9 @@ impl Point {
 
     /// When a segment that is complete will be forgotten, if ever.
     pub(super) fn forget_ms(&self, segment: &Segment, shape: &Shape) -> Option<Millis> {
-        let window_ms = match self.rule.kind {
-            super::ListKind::Window => u64::try_from(self.window_us(shape) / 1000).ok()?,
-            super::ListKind::Event => return None,
-        };
-        Some(segment.listed_ms + window_ms + keep_unlisted_ms(shape))
+        let is_window = matches!(self.rule.kind, super::ListKind::Window);
+        let until_ms = || segment.shown_until_ms(self.window_us(shape)) + keep_unlisted_ms(shape);
+        is_window.then(until_ms)
     }
 
     /// Never less than three target durations (RFC 8216bis §6.2.2).
@@ -1065,18 +1063,29 @@ impl Entry {
         self.track.open_msn()
     }
 
-    /// A segment became complete: its bit rate counts, but not that of a stump (RFC 8216bis §4.4.6.2:
-    /// from half a target duration on).
+    /// A segment became complete: the bit rates of all runs of segments that end with it count, if
+    /// they are as long as half a target duration to one and a half (RFC 8216bis §4.4.6.2). Of the
+    /// last two, for one may be completed by what begins the next.
     fn note_rate(&mut self, shape: &Shape) {
-        let complete = self.track.segments.iter().rev().filter(|segment| segment.is_complete);
-        for segment in complete.take(2).filter(|segment| !segment.is_gap) {
-            if self.peak_bps > 0 && segment.duration_us() < shape.segment_us / 2 {
-                continue;
+        let target_us = shape.target_duration_s as Micros * 1_000_000;
+        let complete = || self.track.segments.iter().rev().filter(|segment| segment.is_complete);
+        let mut peak_bps = self.peak_bps;
+        for newest in 0..2 {
+            let (mut us, mut bytes) = (0, 0);
+            for segment in complete().skip(newest).take_while(|segment| !segment.is_gap) {
+                us += segment.duration_us();
+                bytes += segment.bytes();
+                if us > target_us * 3 / 2 {
+                    break;
+                }
+                // A stump says more than nothing.
+                if us >= target_us / 2 || peak_bps == 0 {
+                    let bps = u128::from(bytes) * 8_000_000 / us.max(1) as u128;
+                    peak_bps = peak_bps.max(u64::try_from(bps).unwrap_or(u64::MAX));
+                }
             }
-            let us = segment.duration_us().max(1) as u128;
-            let bps = u128::from(segment.bytes()) * 8 * 1_000_000 / us;
-            self.peak_bps = self.peak_bps.max(u64::try_from(bps).unwrap_or(u64::MAX));
         }
+        self.peak_bps = peak_bps;
     }
 }
 

@@ -203,6 +203,12 @@ impl Segment {
         (made, slices)
     }
 
+    /// Who read the longest playlist that had it may play it until then (RFC 8216bis §6.2.2).
+    pub(super) fn shown_until_ms(&self, window_us: Micros) -> Millis {
+        let shown_us = self.duration_us().saturating_add(window_us);
+        self.listed_ms.saturating_add(u64::try_from(shown_us / 1000).unwrap_or(0))
+    }
+
     /// Nothing has come of it yet.
     fn is_empty(&self) -> bool {
         self.slices.is_empty() && self.duration == 0
@@ -263,8 +269,6 @@ pub(super) struct NextPart {
     pub(super) part: u64,
     /// Where it begins in its segment.
     pub(super) byte_start: u64,
-    /// The encoder has announced a new init segment.
-    pub(super) is_new_epoch: bool,
 }
 
 /// Things that happen to a stream and are repaired; each is counted and logged.
@@ -824,7 +828,7 @@ impl Track {
             // What is in progress ends before it, unless nothing has come of that.
             let is_empty = self.open_segment().is_some_and(Segment::is_empty);
             let msn = if is_empty { msn } else { self.next_msn };
-            return Some(NextPart { epoch, msn, part: 0, byte_start: 0, is_new_epoch: true });
+            return Some(NextPart { epoch, msn, part: 0, byte_start: 0 });
         }
         let open = self.open_segment();
         Some(NextPart {
@@ -832,7 +836,6 @@ impl Track {
             msn,
             part: open.map_or(0, |open| open.parts.len() as u64),
             byte_start: open.and_then(|open| open.parts.last()).map_or(0, |last| last.end),
-            is_new_epoch: false,
         })
     }
 
@@ -843,7 +846,9 @@ impl Track {
     }
 
     /// Take segments off the playlist that lie before the window, and forget those whose time after
-    /// that is over (RFC 8216bis §6.2.2). Returns the objects that only those had.
+    /// that is over: counted from when they were first listed, a segment and the longest playlist
+    /// that had it (RFC 8216bis §6.2.2), however fast an encoder sends. Returns the objects that only
+    /// those had.
     pub(super) fn expire(
         &mut self,
         window_us: Micros,
@@ -868,14 +873,11 @@ impl Track {
             self.origins.retain(|origin| origin.publication.run >= run);
         }
         let mut gone = Vec::new();
-        // What came faster than it plays left early, but its readers take their time (§6.2.2).
-        let plays_until_ms = |first: &Segment| {
-            let us = first.duration_us().saturating_add(window_us);
-            first.listed_ms.saturating_add(u64::try_from(us / 1000).unwrap_or(0))
-        };
         while let Some(first) = self.segments.front()
-            && first.unlisted_ms.is_some_and(|at| now_ms.saturating_sub(at) > keep_ms)
-            && now_ms > plays_until_ms(first)
+            && first.unlisted_ms.is_some_and(|at| {
+                let needed_ms = at.max(first.shown_until_ms(window_us));
+                now_ms > needed_ms.saturating_add(keep_ms)
+            })
             && let Some(first) = self.segments.pop_front()
         {
             gone.extend(first.slices.into_iter().map(|slice| slice.object));

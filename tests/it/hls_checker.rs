@@ -3,8 +3,9 @@
 //! `Follower` holds one media playlist: it reloads by `_HLS_msn` and `_HLS_part`, fetches every part,
 //! segment and initialization segment, asks for hinted parts before they exist, for delta updates,
 //! for gzip, and compares all of it by the rules in `hls_playlist` and `hls_checks`. `follow` runs one
-//! for each media playlist of a presentation and compares them. The clock decides nothing, with one
-//! exception: what must still be there for some time (S5, S6) is not asked for after that time.
+//! for each media playlist of a presentation, asks them what `hls_probe` knows, and compares them. The
+//! clock decides nothing, with one exception: what must still be there for some time (S5, S6) is not
+//! asked for after that time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -16,6 +17,7 @@ use crate::client::{Answer, Client, Head};
 use crate::hls_checks::{check_step, merge};
 use crate::hls_fmp4::{Init, Media};
 use crate::hls_playlist::{Map, Multivariant, Part, Playlist, Segment, Verdict, demand};
+use crate::hls_probe::{check_promises, probe};
 use crate::hls_ts::{Program, units};
 use crate::server::wait_until;
 
@@ -23,6 +25,8 @@ use crate::server::wait_until;
 const DURATION_ROUNDING_S: f64 = 0.002;
 /// How far apart presentation zero may come out of two segments of one run.
 const ZERO_ROUNDING_MS: f64 = 2.0;
+/// Of what has gone and must still be there, so many are asked for with each version.
+const REMOVED_ASKED: usize = 2;
 /// Answers 503 in a row before a live presentation is taken for dead.
 const REFUSALS_MAX: usize = 10;
 
@@ -103,6 +107,13 @@ pub(crate) struct Summary {
     pub(crate) hints: usize,
     /// Bytes of every segment that was fetched, by number.
     pub(crate) bodies: BTreeMap<u64, Vec<u8>>,
+    /// EXTINF of those.
+    pub(crate) lengths: BTreeMap<u64, f64>,
+    /// Sample entries of all initialization segments.
+    pub(crate) formats: BTreeSet<String>,
+    /// Of the pictures of fMP4: width and height, and the most in a second of any segment.
+    pub(crate) size: Option<(u64, u64)>,
+    pub(crate) frame_rate: f64,
 }
 
 /// Something that left the playlist, and until when it must be there.
@@ -157,6 +168,10 @@ impl Follower {
             deltas: 0,
             hints: 0,
             bodies: BTreeMap::new(),
+            lengths: BTreeMap::new(),
+            formats: BTreeSet::new(),
+            size: None,
+            frame_rate: 0.0,
         };
         let mut follower = Follower {
             address,
@@ -253,11 +268,13 @@ impl Follower {
         for segment in new.all().filter(|segment| self.playlist.segment(segment.msn).is_none()) {
             self.unlisted.insert(segment.msn, self.asked);
         }
+        let removed = self.removed.len();
         self.note_removed(&new);
+        let removed = self.removed.len() - removed;
         self.longest = self.longest.max(new.length());
         (self.playlist, self.asked) = (new, asked);
         self.download()?;
-        self.ask_for_removed()
+        self.ask_for_removed(removed)
     }
 
     /// Notes how long what has gone must be there: S5 for parts, S6 for segments.
@@ -279,11 +296,16 @@ impl Follower {
         }
     }
 
-    fn ask_for_removed(&mut self) -> Verdict<()> {
-        for Removed { target, until } in std::mem::take(&mut self.removed) {
-            let answer = self.client.ask("HEAD", &target, "");
+    /// Asks for what has just gone from the playlist, and again for what went first: a server forgets
+    /// that next.
+    fn ask_for_removed(&mut self, new: usize) -> Verdict<()> {
+        self.removed.retain(|removed| Instant::now() < removed.until);
+        let (count, client) = (self.removed.len(), &mut self.client);
+        let asked = |&(at, _): &(usize, &Removed)| at < REMOVED_ASKED || at + new >= count;
+        for (_, Removed { target, until }) in self.removed.iter().enumerate().filter(asked) {
+            let answer = client.ask("HEAD", target, "");
             let gone = answer.status != 200;
-            let late = Instant::now() >= until;
+            let late = Instant::now() >= *until;
             demand!(!gone || late, "S6", "{target} went too early: {}", answer.status);
         }
         Ok(())
@@ -328,7 +350,10 @@ impl Follower {
         }
         let range = map.byte_range.map(|(length, at)| (length, at.unwrap_or(0)));
         let body = self.get(&map.uri, range)?.body;
-        Init::read(&body)?;
+        let init = Init::read(&body)?;
+        self.found.formats.extend(init.tracks.iter().map(|track| track.format.clone()));
+        let pictures = init.tracks.iter().find(|track| track.handler == "vide");
+        self.found.size = pictures.map(|track| track.size).or(self.found.size);
         self.inits.insert(map.uri.clone(), body);
         Ok(())
     }
@@ -423,6 +448,7 @@ impl Follower {
             demand!(again.status == 304, "CACHE", "segment {msn} again: {}", again.status);
         }
         self.found.bodies.insert(msn, body);
+        self.found.lengths.insert(msn, said);
         Ok(())
     }
 
@@ -447,7 +473,10 @@ impl Follower {
             let promised = self.playlist.independent_segments && !media.begins_with_sync(&init);
             demand!(!promised, "P5", "no key frame at the start of an independent segment");
             let start = media.span(&init)?.map_or(0, |(start, _)| start) as f64;
-            (start / init.lead().timescale as f64, media.length(&init)?, sync)
+            let length = media.length(&init)?;
+            let rate = media.samples(&init) as f64 / length.max(f64::EPSILON);
+            self.found.frame_rate = self.found.frame_rate.max(rate);
+            (start / init.lead().timescale as f64, length, sync)
         };
         demand!(sync, "B1", "no independent frame");
         let slack = if segment.map.is_none() { 0.05 } else { DURATION_ROUNDING_S };
@@ -568,7 +597,10 @@ impl Follower {
         }
     }
 
+    /// What it found; all that must still be there is.
     pub(crate) fn finish(mut self) -> Summary {
+        let all = self.removed.len();
+        self.ask_for_removed(all).unwrap_or_else(|why| panic!("{}: {why}", self.url));
         self.found.playlist = self.playlist;
         self.found
     }
@@ -633,6 +665,7 @@ pub(crate) fn follow(address: SocketAddr, point: &str, plan: Plan) -> Vec<Summar
     };
     let found: Vec<_> = followers.into_iter().map(joined).collect();
     compare(&found).unwrap_or_else(|why| panic!("{why}"));
+    check_promises(address, &index, &found).unwrap_or_else(|why| panic!("{index}: {why}"));
     found
 }
 
@@ -643,6 +676,9 @@ fn follow_one(address: SocketAddr, url: &str, others: &[String], plan: Plan) -> 
             follower.check_reports(others);
         } else {
             follower.advance();
+        }
+        if follower.round == 10 && !follower.playlist.ended {
+            probe(address, url, &follower.playlist).unwrap_or_else(|why| panic!("{why}"));
         }
     }
     let seconds = follower.found.seconds;

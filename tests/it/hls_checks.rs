@@ -10,6 +10,8 @@ use crate::hls_playlist::{Part, Playlist, Segment, Verdict, demand};
 const ROUNDING_S: f64 = 0.001;
 /// How far a date may be from the one before plus the duration between.
 const DATE_ROUNDING_MS: f64 = 10.0;
+/// Longer playlists offer delta updates: 14.4 of the authoring specification.
+const LENGTH_WHOLE_S: f64 = 120.0;
 
 impl Playlist {
     /// Everything that one version alone can break.
@@ -34,6 +36,10 @@ impl Playlist {
         }
         let skips = control.can_skip_until.is_some();
         demand!(!control.can_skip_dateranges || skips, "P2", "date ranges without segments");
+        let dated = control.can_skip_dateranges || !skips || self.dateranges.is_empty();
+        demand!(dated, "P3", "delta updates, date ranges, but no CAN-SKIP-DATERANGES");
+        let (length, whole) = (self.length(), self.ended || skips);
+        demand!(whole || length <= LENGTH_WHOLE_S, "P3", "{length} s without delta updates");
         if let Some(hold_back) = control.hold_back {
             demand!(hold_back >= 3.0 * target, "P2", "HOLD-BACK {hold_back} under 3 × {target}");
         }
@@ -282,6 +288,8 @@ fn check_hints(old: &Playlist, new: &Playlist) -> Verdict<()> {
     {
         demand!(hint.uri == map.uri, "P13", "map {} was hinted, {} came", hint.uri, map.uri);
     }
+    let is_new = same && old_map.is_some() && old_map != segment.map;
+    demand!(!is_new || old.hint("MAP").is_some(), "B1", "{hinted} was hinted without its map");
     Ok(())
 }
 
@@ -408,6 +416,7 @@ mod tests {
             ("P2", "PART-HOLD-BACK=0.6", "PART-HOLD-BACK=0.39"),
             ("P2", "CAN-BLOCK-RELOAD=YES,", ""),
             ("P3", "PART-HOLD-BACK=0.6", "PART-HOLD-BACK=0.59"),
+            ("P3", part, &format!("#EXT-X-DATERANGE:ID=\"a\"\n{part}")),
             ("P4", part, "#EXT-X-PART:DURATION=0.21,URI=\"v/1/20.3.m4s\"\n"),
             ("P4", part, "#EXT-X-PART:DURATION=0.16,URI=\"v/1/20.3.m4s\"\n"),
             ("P4", part, "#EXT-X-PART:URI=\"v/1/20.3.m4s\"\n"),
@@ -452,6 +461,8 @@ mod tests {
         ] {
             refused(rule, to, Playlist::checked(&changed(&sample(11, 10, 2), from, to)));
         }
+        let long = changed(&sample(11, 130, 2), "CAN-SKIP-UNTIL=6.0,", "");
+        refused("P3", "a long playlist without delta updates", Playlist::checked(&long));
         let text = sample(11, 10, 2);
         refused("S2", "a torn last line", Playlist::checked(&text[..text.len() - 1]));
     }
@@ -528,6 +539,12 @@ mod tests {
         let new = changed(&sample(11, 10, 2), hint, cut);
         step(&old, &new).unwrap();
         refused("P13", "another map", step(&old, &changed(&new, "v/2/init.mp4", "v/3/init.mp4")));
+        let of_next = |map: &str| {
+            let hints = format!("#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"v/2/22.0.m4s\"\n{map}");
+            changed(&sample(11, 10, 2), hint, &hints)
+        };
+        step(&of_next("#EXT-X-PRELOAD-HINT:TYPE=MAP,URI=\"v/2/init.mp4\"\n"), &new).unwrap();
+        refused("B1", "a map without a hint", step(&of_next(""), &new));
         let no_leap = changed(&changed(&new, "#EXT-X-DISCONTINUITY\n", ""), "11:00:25", "11:00:21");
         refused("P13", "another part", step(&old, &no_leap));
     }

@@ -61,6 +61,10 @@ pub(crate) struct Track {
     pub(crate) id: u64,
     pub(crate) timescale: u64,
     pub(crate) handler: String,
+    /// Of the first sample entry: `avc1`.
+    pub(crate) format: String,
+    /// Width and height in whole pixels.
+    pub(crate) size: (u64, u64),
     default_duration: u64,
     default_size: u64,
     default_flags: u64,
@@ -123,13 +127,26 @@ impl Track {
         demand!(length == 0, "P16", "track {id} has duration {length} in its header");
         let hdlr = only(trak, &["mdia", "hdlr"])?;
         let handler = String::from_utf8_lossy(hdlr.get(8..12).unwrap_or(b"")).into_owned();
+        let entries = only(trak, &["mdia", "minf", "stbl", "stsd"])?;
+        let format = String::from_utf8_lossy(entries.get(12..16).unwrap_or(b"")).into_owned();
+        let sides = tkhd.len().saturating_sub(8);
+        let size = (number(tkhd, sides, 2)?, number(tkhd, sides + 4, 2)?);
         let table = only(trak, &["mdia", "minf", "stbl", "stts"])?;
         demand!(number(table, 4, 4)? == 0, "P16", "track {id} has samples in its header");
         let trex = defaults.iter().find(|(track, ..)| *track == id);
         let Some(&(_, default_duration, default_size, default_flags)) = trex else {
             return Err(format!("P16: no trex for track {id}"));
         };
-        Ok(Track { id, timescale, handler, default_duration, default_size, default_flags })
+        Ok(Track {
+            id,
+            timescale,
+            handler,
+            format,
+            size,
+            default_duration,
+            default_size,
+            default_flags,
+        })
     }
 }
 
@@ -206,6 +223,11 @@ impl Media {
     pub(crate) fn length(&self, init: &Init) -> Verdict<f64> {
         let (start, end) = self.span(init)?.unwrap_or((0, 0));
         Ok((end - start) as f64 / init.lead().timescale as f64)
+    }
+
+    /// Of the leading track.
+    pub(crate) fn samples(&self, init: &Init) -> usize {
+        self.of(init.lead().id).map(|run| run.samples.len()).sum()
     }
 
     /// An independent frame is in it.

@@ -131,6 +131,9 @@ impl Mock {
             return Reply::new(200, PLAYLIST, 1, INDEX.as_bytes().to_vec());
         }
         if path.ends_with(".m3u8") {
+            if let Some(refusal) = refused(query) {
+                return refusal;
+            }
             let mut reply = self.playlist(query, fields);
             // Each reports the other.
             if name == "low.m3u8" {
@@ -168,19 +171,36 @@ impl Mock {
         };
         let (mut age, msn) = (1, number("_HLS_msn="));
         if let Some(msn) = msn {
-            let wanted = 5 * (msn - BASE) + number("_HLS_part=").map_or(5, |part| part + 1);
+            let wanted =
+                5 * msn.saturating_sub(BASE) + number("_HLS_part=").map_or(5, |part| part + 1);
             self.published.fetch_max(wanted.min(PARTS), Ordering::SeqCst);
             age = 6;
         }
         let skip = query.contains("_HLS_skip").then(|| query.contains("v2"));
         let text = text(self.published.load(Ordering::SeqCst), skip);
         let mut reply = Reply::new(200, PLAYLIST, age, text.into_bytes());
+        let mut tag = format!("{}", self.published.load(Ordering::SeqCst));
         if fields.contains("accept-encoding: gzip") {
             reply.fields.push(("Content-Encoding", "gzip".to_owned()));
-            reply.fields.push(("Vary", "Accept-Encoding".to_owned()));
+            tag += "-gz";
         }
+        if fields.contains(&format!("if-none-match: \"{tag}\"")) {
+            reply.status = 304;
+        }
+        reply.fields.push(("Vary", "Accept-Encoding".to_owned()));
+        reply.fields.push(("ETag", format!("\"{tag}\"")));
         reply
     }
+}
+
+/// 400 for directives that nobody can obey.
+fn refused(query: &str) -> Option<Reply> {
+    let msn = query.split('&').find_map(|pair| pair.strip_prefix("_HLS_msn="));
+    let is_far = |msn: &str| msn.parse::<usize>().is_ok_and(|msn| msn > BASE + PARTS);
+    let is_wrong = |msn: &str| msn.parse::<usize>().is_err() || is_far(msn);
+    let alone = msn.is_none() && query.contains("_HLS_part=");
+    let wrong = alone || msn.is_some_and(is_wrong);
+    wrong.then(|| Reply::new(400, "text/plain", 4, b"no".to_vec()))
 }
 
 /// The playlist with so many parts published.
@@ -228,8 +248,10 @@ fn text(published: usize, skip: Option<bool>) -> String {
 const PLAYLIST: &str = "application/vnd.apple.mpegurl";
 const LIST: &str = "/live/cam/video.m3u8";
 const INDEX: &str = "#EXTM3U\n#EXT-X-VERSION:6\n\
-                     #EXT-X-STREAM-INF:BANDWIDTH=2,CODECS=\"avc1.42c01e\"\nvideo.m3u8\n\
-                     #EXT-X-STREAM-INF:BANDWIDTH=1,CODECS=\"avc1.42c01e\"\nlow.m3u8\n";
+                     #EXT-X-STREAM-INF:BANDWIDTH=90000,CODECS=\"avc1.42c01e\",\
+                     RESOLUTION=160x90,FRAME-RATE=25.000\nvideo.m3u8\n\
+                     #EXT-X-STREAM-INF:BANDWIDTH=90000,CODECS=\"avc1.42c01e\",\
+                     RESOLUTION=160x90,FRAME-RATE=25.000\nlow.m3u8\n";
 
 /// Follows the mock for seventeen seconds of media; what the client says if it fails.
 fn followed(fault: Fault) -> Result<(usize, usize, usize, usize), String> {
@@ -468,6 +490,60 @@ const FAULTS_OF_TWO: &[(&str, &str, Fault)] = &[
     ("B1", "another clock", |target, reply| {
         if target.contains("/low.m3u8") {
             reply.replace("2026-11-21T11", "2026-11-21T12");
+        }
+    }),
+    ("M", "a bandwidth that is too low", |_, reply| {
+        reply.replace("BANDWIDTH=90000", "BANDWIDTH=50000")
+    }),
+    ("M", "another codec", |_, reply| reply.replace("avc1.", "hvc1.")),
+    ("M", "another size", |_, reply| reply.replace("160x90", "320x180")),
+    ("M", "another frame rate", |_, reply| reply.replace("RATE=25.0", "RATE=30.0")),
+    ("M", "no frame rate", |_, reply| reply.replace(",FRAME-RATE=25.000", "")),
+    ("S14", "a part without a number", |target, reply| {
+        if target.ends_with("?_HLS_part=0") {
+            reply.status = 200;
+        }
+    }),
+    ("S15", "404 for the far future", |target, reply| {
+        if reply.status == 400 && target.contains("_HLS_msn=2") {
+            reply.status = 404;
+        }
+    }),
+    ("CORS", "a refusal without CORS", |_, reply| {
+        if reply.status == 400 {
+            reply.drop_field("Access-Control-Allow-Origin");
+        }
+    }),
+    ("CORS", "an absence without CORS", |_, reply| {
+        if reply.status == 404 {
+            reply.drop_field("Access-Control-Allow-Origin");
+        }
+    }),
+    ("B1", "an absence that is kept", |_, reply| {
+        if reply.status == 404 {
+            reply.fields[1].1 = "max-age=60".to_owned();
+        }
+    }),
+    ("S12", "a refusal of the past", |target, reply| {
+        if target.contains("_HLS_msn=0") {
+            reply.status = 400;
+        }
+    }),
+    ("CACHE", "a playlist without ETag", |target, reply| {
+        if is_list(target) {
+            reply.drop_field("ETag");
+        }
+    }),
+    ("CACHE", "a playlist that is sent again", |target, reply| {
+        if is_list(target) && reply.status == 304 {
+            reply.status = 200;
+        }
+    }),
+    ("CACHE", "one tag for both forms", |target, reply| {
+        if is_list(target)
+            && let Some(tag) = reply.fields.iter_mut().find(|(name, _)| *name == "ETag")
+        {
+            tag.1 = tag.1.replace("-gz", "");
         }
     }),
     ("S19", "a multivariant playlist of a wrong type", |target, reply| {

@@ -527,8 +527,10 @@ fn relative(uri: String) -> Verdict<String> {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Variant {
     pub(crate) uri: String,
+    pub(crate) bandwidth: u64,
     pub(crate) codecs: String,
     pub(crate) resolution: Option<String>,
+    pub(crate) frame_rate: Option<f64>,
     pub(crate) audio: Option<String>,
 }
 
@@ -624,9 +626,10 @@ fn variant(found: &Attributes<'_>) -> Verdict<Variant> {
         size.split_once('x').is_some_and(|(w, h)| integer(w).is_ok() && integer(h).is_ok())
     });
     demand!(square, "M", "RESOLUTION={resolution:?}");
-    found.decimal("FRAME-RATE")?;
     Ok(Variant {
         uri: String::new(),
+        bandwidth: bandwidth.unwrap_or(0),
+        frame_rate: found.decimal("FRAME-RATE")?,
         codecs: codecs.unwrap_or_default(),
         resolution: resolution.map(str::to_owned),
         audio: found.quoted("AUDIO")?,

@@ -122,7 +122,8 @@ fn two_endless_pushes_become_one_presentation() {
     assert_eq!(pictures(&format!("{base}index.m3u8")), 250);
 }
 
-/// Goal: a low-latency DASH push, a PUT for each segment, is LL-HLS too.
+/// Goal: a low-latency DASH push, a PUT for each segment, is LL-HLS too. Its last MPD says that it has
+/// ended.
 #[test]
 fn a_dash_push_becomes_ll_hls() {
     let server = origin(1.0, 60);
@@ -133,7 +134,7 @@ fn a_dash_push_becomes_ll_hls() {
          -utc_timing_url {base}/time -http_persistent 1 {base}/live/cam/m.mpd"
     );
     let encoder = Encoder::start(&format!("{} {output}", both(10, 25)));
-    let found = follow(server.address, "/live/cam/", Plan { tracks: 2, seconds: 7.0, ends: false });
+    let found = follow(server.address, "/live/cam/", Plan { tracks: 2, seconds: 7.0, ends: true });
     encoder.succeed();
     assert_followed(&found, 7.0);
 }

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Answer, Client, Upload, ask, assert_same, get};
 use crate::hls_checker::{Follower, check_answer, max_age, multivariant, resolve};
+use crate::hls_checks::check_step;
 use crate::hls_fmp4::Film;
 use crate::hls_playlist::Playlist;
+use crate::hls_probe::{check_refusal, probe};
 use crate::server::{HANG, Server, Setup, wait_until};
 
 pub(crate) const POINT: &str = "/live/cam/";
@@ -189,17 +191,25 @@ fn a_number_too_far_ahead_is_400() {
     let list = stage.list();
     let open = list.open_msn();
     for query in [
-        format!("?_HLS_msn={}", open + 3),
+        format!("?_HLS_msn={}", open + 2),
         format!("?_HLS_msn={}&_HLS_part=0", open + 100),
         format!("?_HLS_msn={}", u64::MAX),
         format!("?_HLS_part=1000&_HLS_msn={open}"),
         format!("?_HLS_msn={open}&_HLS_part={}", u64::MAX),
     ] {
         let answer = stage.ask(&query);
-        assert_eq!(answer.status, 400, "S15: {query}: {answer:?}");
-        let age = max_age(&answer);
-        assert!(age.is_err() || age == Ok(4.0 * list.target_duration), "B1: {query}: {answer:?}");
+        let kept = check_refusal(&answer, ("S15", 400), 4.0 * list.target_duration);
+        kept.unwrap_or_else(|why| panic!("{why}: {query}: {answer:?}"));
     }
+    // Two parts are listed of it: the Advance Part Limit is 15 for parts of 200 ms.
+    let listed = list.open_parts().len();
+    let answer = stage.ask(&format!("?_HLS_msn={open}&_HLS_part={}", listed + 15));
+    assert_eq!(answer.status, 400, "S15: {answer:?}");
+    let mut waiting = [
+        stage.send(&format!("?_HLS_msn={}", open + 1)),
+        stage.send(&format!("?_HLS_msn={open}&_HLS_part={}", listed + 14)),
+    ];
+    assert!(waiting.iter_mut().all(|one| one.stays_silent(MOMENT)), "S15: refused too early");
 }
 
 /// Goal: S12: who asks for what has long been there gets the whole current playlist.
@@ -275,6 +285,135 @@ fn a_part_beyond_the_segment_rolls_over() {
     version(&stage.ask(&format!("?_HLS_msn={open}&_HLS_part=7")));
 }
 
+/// Goal: S1, S3: what is complete is listed with its last byte, and waits for nothing behind it: a
+/// part, and a segment of the usual length. Method: exactly three segments, and no byte more.
+#[test]
+fn what_is_complete_is_listed_at_once() {
+    let mut stage = Stage::start(12);
+    for parts in [3, 5, 5] {
+        stage.push(parts);
+        let list = stage.list();
+        assert!(list.open_parts().is_empty(), "S3: {:?}", list.open_parts());
+        let whole = list.segments.len() as u64 * SEGMENT;
+        assert_eq!(whole, stage.pushed.len() as u64, "S3: a segment waits for the next");
+        probe(stage.address(), &stage.url, &list).unwrap_or_else(|why| panic!("{why}"));
+    }
+}
+
+/// Goal: P8: an encoder without key frames makes no segment that is longer than TARGETDURATION says.
+#[test]
+fn a_long_group_of_pictures_is_cut() {
+    let mut stage = Stage::start(11);
+    let before = stage.list();
+    for _ in 0..30 {
+        let fragment = stage.film.fragment(PART, false);
+        stage.upload.append(&fragment);
+        stage.pushed.push(fragment);
+    }
+    let list = until(stage.address(), &stage.url, "what has no key frame", |list| {
+        list.length() > 8.0 - 1e-6
+    });
+    check_step(&before, &list).unwrap_or_else(|why| panic!("{why}"));
+    assert!(list.all().all(|segment| !segment.has_discontinuity), "nothing is missing: {list:?}");
+    let bytes: Vec<u8> = list
+        .segments
+        .iter()
+        .flat_map(|segment| get(stage.address(), &resolve(&stage.url, &segment.uri)).body)
+        .collect();
+    assert_same(&bytes, &stage.pushed.concat()[..bytes.len()]);
+}
+
+/// Goal: P14: who waits for a hinted part that never comes gets 404, once that is sure. Method: the
+/// orderly end.
+#[test]
+fn a_hint_that_never_comes_is_404() {
+    let mut stage = Stage::start(7);
+    let (list, mut waiting) = (stage.list(), Client::connect(stage.address()));
+    waiting.request("GET", &stage.hint(), "");
+    assert!(waiting.stays_silent(MOMENT), "S18: a hinted part is waited for");
+    assert!(stage.upload.seal().status < 300);
+    let answer = waiting.answer();
+    check_refusal(&answer, ("P14", 404), list.target_duration)
+        .unwrap_or_else(|why| panic!("{why}: {answer:?}"));
+}
+
+/// Goal: P13, P14 for TYPE=MAP: an initialization segment that changes is hinted and can be had before
+/// its first part; the part hinted before is abandoned. Method: another encoder takes over, and stops
+/// in the middle of its first fragment; then it goes on.
+#[test]
+fn a_new_map_is_hinted() {
+    let mut stage = Stage::start(7);
+    let (before, mut waiting) = (stage.list(), Client::connect(stage.address()));
+    waiting.request("GET", &stage.hint(), "");
+    let mut film = Film::video(50);
+    film.variant = 40;
+    let first = film.fragment(PART, true);
+    let (half, rest) = first.split_at(first.len() / 2);
+    stage.upload = Upload::begin(stage.address(), PUSHED, "");
+    stage.upload.append(&[&film.init(), half].concat());
+    let hinted =
+        until(stage.address(), &stage.url, "a hinted map", |list| list.hint("MAP").is_some());
+    check_step(&before, &hinted).unwrap_or_else(|why| panic!("{why}"));
+    check_refusal(&waiting.answer(), ("P14", 404), before.target_duration)
+        .unwrap_or_else(|why| panic!("{why}"));
+    let map = resolve(&stage.url, &hinted.hint("MAP").unwrap().uri);
+    get(stage.address(), &map).assert_body(200, &film.init());
+    let mut waiting = Client::connect(stage.address());
+    waiting.request("GET", &stage.hint(), "");
+    assert!(waiting.stays_silent(MOMENT), "S17: something came of half a part");
+    stage.upload.append(rest);
+    waiting.answer().assert_body(200, &first);
+    let after = until(stage.address(), &stage.url, "its first part", |list| {
+        list.open.as_ref().is_some_and(|open| open.has_discontinuity)
+    });
+    check_step(&hinted, &after).unwrap_or_else(|why| panic!("{why}"));
+    assert!(after.hint("MAP").is_none(), "P13: a map that is listed is hinted");
+}
+
+/// Goal: P11: reports are exact for a version that was just made, and never a segment old, even of a
+/// track that stalls while the others go on. Method: sound before each picture; then sound alone.
+#[test]
+fn reports_say_where_the_others_are() {
+    let mut stage = Stage::start(7);
+    let sounds = format!("{POINT}audio.m3u8");
+    let mut sound = Film::audio(90);
+    let mut upload = Upload::open(stage.address(), "/live/cam/audio.mp4", "");
+    upload.append(&sound.init());
+    let mut sing = |until_s: f64| {
+        while sound.seconds() < until_s {
+            upload.append(&sound.fragment(9, true));
+        }
+    };
+    sing(stage.film.seconds());
+    let long = |list: &Playlist, end: f64| list.length() > end - 0.41;
+    for _ in 0..12 {
+        let end = stage.film.seconds() + 0.2;
+        sing(end);
+        let heard = until(stage.address(), &sounds, "the sound", |list| long(list, end));
+        let list = stage.push(1);
+        let report = list.reports.first().expect("P11: no report");
+        let other = playlist(stage.address(), &sounds).last();
+        let (msn, part) = (report.last_msn.unwrap_or(list.last().0), report.last_part);
+        let reported = (msn, part.or(list.last().1));
+        assert!((heard.last()..=other).contains(&reported), "P11: {reported:?} of {other:?}");
+    }
+    let end = stage.film.seconds() + 4.0;
+    sing(end);
+    let heard = until(stage.address(), &sounds, "sound alone", |list| long(list, end));
+    let report = &stage.list().reports[0];
+    let msn = report.last_msn.unwrap_or(0);
+    assert!(msn + 1 >= heard.last().0, "P11: {msn} is reported, {:?} is there", heard.last());
+}
+
+/// Goal: P3: a playlist of more than two minutes offers delta updates; S8: to every track.
+#[test]
+fn a_long_playlist_offers_delta_updates() {
+    let stage = Stage::with("window_s = 180\n", 700);
+    let list = stage.list();
+    assert!(list.length() > 120.0, "{} s", list.length());
+    assert!(list.control.is_some_and(|control| control.can_skip_until.is_some()), "P3");
+}
+
 /// Goal: orderly end → ENDLIST; S13 and S9: then all directives are ignored. Method: a blocked reader
 /// sees the end; every query gets the same whole playlist.
 #[test]
@@ -308,15 +447,20 @@ fn an_ended_playlist_ignores_directives() {
 #[test]
 fn a_wait_in_vain_is_503() {
     let mut stage = Stage::start(6);
-    let (msn, part) = stage.list().next();
+    let list = stage.list();
+    let (msn, part) = list.next();
     let query = format!("?_HLS_msn={msn}&_HLS_part={part}");
+    let hint = stage.hint();
+    let asked = Instant::now();
     let mut client = stage.send(&query);
     let mut hinted = Client::connect(stage.address());
-    hinted.request("GET", &stage.hint(), "");
+    hinted.request("GET", &hint, "");
     let answer = client.answer();
-    assert_eq!(answer.status, 503, "S16: {answer:?}");
-    assert!(answer.needed("cache-control").contains("no-store"), "{answer:?}");
-    assert!(answer.needed("retry-after").parse::<u32>().is_ok(), "{answer:?}");
+    let waited = asked.elapsed().as_secs_f64();
+    check_refusal(&answer, ("S16", 503), 0.0).unwrap_or_else(|why| panic!("{why}: {answer:?}"));
+    // Of a client that was patient for as long as the rule says.
+    let least = 3.0 * list.target_duration;
+    assert!(waited >= least, "S16: refused after {waited} s, not {least}");
     client.request("GET", &format!("{}{query}", stage.url), "");
     stage.push(1);
     version(&client.answer());
@@ -423,7 +567,8 @@ fn what_is_not_hinted_is_404() {
         "-1.m4s".to_owned(),
     ] {
         let answer = get(stage.address(), &format!("{folder}/{name}"));
-        assert_eq!(answer.status, 404, "S18: {name}: {answer:?}");
+        check_refusal(&answer, ("S18", 404), list.target_duration)
+            .unwrap_or_else(|why| panic!("{why}: {name}: {answer:?}"));
         let strange = name.starts_with('-') || name.len() > 20;
         let right = if name == "1.m4s" {
             max_age(&answer) == Ok(list.target_duration)
@@ -481,6 +626,23 @@ fn the_window_moves_in_order() {
     assert!(found.playlist.length() <= 6.0 + 2.0 * found.playlist.target_duration);
     let bodies: Vec<u8> = found.bodies.values().flatten().copied().collect();
     assert_same(&bodies, &stage.pushed.concat()[..bodies.len()]);
+}
+
+/// Goal: S6 of an encoder that sends faster than time goes: what leaves the playlist early is there for
+/// as long as if it had not. Method: twelve seconds of media at once; a pause in which a server
+/// forgets what it counts from the wrong moment; one segment more, with which it looks.
+#[test]
+fn what_leaves_early_stays_as_long() {
+    let mut stage = Stage::with("window_s = 6\n", 6);
+    let mut follower = Follower::open(stage.address(), &stage.url);
+    for _ in 0..60 {
+        stage.push(1);
+        assert!(follower.advance());
+    }
+    std::thread::sleep(Duration::from_secs(5));
+    stage.push(5);
+    assert!(follower.advance());
+    follower.finish();
 }
 
 /// Goal: parts as byte ranges keep the same rules (P7, P13, S17). Method: the strict client fetches

@@ -38,6 +38,12 @@ impl Encoder {
         self.log.lock().unwrap().clone()
     }
 
+    /// Ends it without giving it time to say so.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     pub(crate) fn succeed(mut self) {
         let status = wait_for_child(&mut self.child, "the encoder did not end");
         assert!(status.success(), "{status}: {}", self.log());

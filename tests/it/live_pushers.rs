@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::client::get;
-use crate::hls_checker::{Plan, Summary, follow, multivariant, resolve};
+use crate::hls_checker::{Follower, Plan, Summary, follow, multivariant, resolve};
 use crate::hls_playlist::{Multivariant, Playlist};
+use crate::hls_probe::check_refusal;
 use crate::hls_rules::origin;
 use crate::live_kit::{Encoder, Node, attribute, until_text};
 use crate::server::{Server, needs, run, wait_until};
@@ -39,6 +40,30 @@ fn assert_nothing_refused(server: &Server, encoder: &Encoder) {
     assert!(refused.is_some_and(|line| line.ends_with(" 0")), "{refused:?} {}", encoder.log());
     let log = server.log();
     assert!(!log.contains("WARN") && !log.contains("ERROR") && !log.contains("panic"), "{log}");
+}
+
+/// Goal: an encoder that is killed does not end anything: no EXT-X-ENDLIST, then 503, for players and
+/// caches to look elsewhere. Method: the strict client asks for the next part until it is refused.
+fn assert_interrupted(server: &Server, name: &str, encoders: impl IntoIterator<Item = Encoder>) {
+    let mut follower = Follower::open(server.address, &format!("{POINT}{name}.m3u8"));
+    while follower.playlist.segments.len() < 3 {
+        assert!(follower.advance(), "it ended");
+    }
+    let target_s = follower.playlist.target_duration;
+    encoders.into_iter().for_each(Encoder::kill);
+    loop {
+        let (msn, part) = follower.playlist.next();
+        let answer = follower.ask(&format!("?_HLS_msn={msn}&_HLS_part={part}"));
+        if answer.status != 200 {
+            check_refusal(&answer, ("S16", 503), 0.0).unwrap_or_else(|why| panic!("{why}"));
+            break;
+        }
+        follower.playlist = Playlist::checked(&answer.text()).unwrap_or_else(|why| panic!("{why}"));
+        assert!(!follower.playlist.ended, "EXT-X-ENDLIST after {name} was killed");
+    }
+    // What is old by now is not answered either: it would look like a live playlist.
+    let answer = follower.ask("");
+    check_refusal(&answer, ("S16", 503), target_s).unwrap_or_else(|why| panic!("{why}"));
 }
 
 // Shaka Packager.
@@ -94,6 +119,21 @@ fn shaka_packager_pushes_low_latency_dash() {
     source.succeed();
     assert_nothing_refused(&server, &packager);
     packager.succeed();
+}
+
+#[test]
+fn shaka_packager_that_is_killed_ends_nothing() {
+    let server = origin(WINDOW);
+    let [source, packager] = shaka(&server, 60);
+    assert_interrupted(&server, "video", [packager, source]);
+}
+
+#[test]
+fn ffmpeg_that_is_killed_ends_nothing() {
+    let server = origin(WINDOW);
+    let output = format!("{X264} -g 25 {FRAGMENTS} -method PUT {}video.mp4", base(&server));
+    let encoder = Encoder::ffmpeg(&format!("{PICTURES} -t 60 {output}"));
+    assert_interrupted(&server, "video", [encoder]);
 }
 
 /// Goal: pictures and sound keep the same numbers: a player that changes between them, or reads

@@ -225,7 +225,9 @@ fn cues_in_a_transport_stream_become_date_ranges() {
         }
     }
     assert!(is_sent, "no place for the cue");
-    let index = get(server.address, "/live/cam/index.m3u8").text();
+    let index = until_text(server.address, "/live/cam/index.m3u8", "a track", |text| {
+        Multivariant::parse(text).is_ok()
+    });
     let uri = Multivariant::parse(&index).unwrap().playlists().remove(0);
     let url = format!("/live/cam/{uri}");
     let out = format!("SCTE35-OUT=0x{}", hexadecimal(&section));

@@ -45,6 +45,7 @@ mod hls_fmp4;
 mod hls_input;
 mod hls_mock;
 mod hls_playlist;
+mod hls_probe;
 mod hls_push;
 mod hls_rules;
 mod hls_ts;
