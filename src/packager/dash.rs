@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::listing::{media_type, segment_uri};
 use super::point::{Entry, Point, State};
-use super::track::{Kind, Micros, Origin, Segment, Shape, Track};
+use super::shape::Shape;
+use super::track::{Kind, Micros, Origin, Segment, Track};
 use super::view::Text;
 use crate::wire::manifest::{
     AdaptationSet, ContentType, Event, EventStream, Latency, Mpd, MpdKind, Period, PlaybackRate,

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 
 use super::point::{Entry, Point, State};
 use super::reload::{Edge, Skip};
-use super::track::{Kind, Micros, Segment, Shape, Track};
+use super::shape::Shape;
+use super::track::{Kind, Micros, Segment, Track};
 use super::view::{About, Text};
 use super::{ListKind, Parts, Steering};
 use crate::wire::playlist;

@@ -7,9 +7,10 @@
 //! is news; who waits for it asks again, and finds a playlist that was made once, or a view.
 //!
 //! Reading order: `marks` (boundaries in any object), `naming` (which path means what), `view` (what
-//! readers get), `track` (the timeline of one track), `point` (a publishing point: its tracks and its
-//! clock), `feed` (what an upload brings) and `events`, `listing` (playlists) and `dash` (the MPD),
-//! `reload` (who waits for which version), `pushed` (playlists that somebody else made).
+//! readers get), `track` (the timeline of one track), `point` (a publishing point: its lock and its
+//! tracks), `shape` (what they agree on), `publication` (runs of encoders, and their names), `feed` (what
+//! an upload brings) and `events`, `listing` (playlists) and `dash` (the MPD), `reload` (who waits for
+//! which version), `pushed` (playlists that somebody else made).
 
 mod dash;
 mod events;
@@ -20,8 +21,10 @@ mod naming;
 mod point;
 #[cfg(test)]
 mod point_tests;
+mod publication;
 mod pushed;
 mod reload;
+mod shape;
 mod track;
 #[cfg(test)]
 mod track_tests;

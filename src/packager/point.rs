@@ -16,11 +16,13 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::events::TimedEvent;
-use super::naming::{Key, base36, key_of};
+use super::naming::{Key, key_of};
+use super::publication::{locked_epoch, publication_for, zero_of};
 use super::pushed::PushedLists;
+use super::shape::Shape;
 use super::track::{
-    CHUNK_US_MAX, Chunk, ChunkHead, InitSegment, Kind, LOCKED_US, ListingMark, Micros, PENDING_MAX,
-    Publication, Repair, Segment, Shape, TIME_US_MAX, Track,
+    CHUNK_US_MAX, Chunk, ChunkHead, InitSegment, Kind, ListingMark, Micros, Repair, Segment,
+    TIME_US_MAX, Track,
 };
 use super::view::{Gate, Growing, Next, Slice, Text};
 use super::{LiveRule, Parts, Refusal};
@@ -30,24 +32,14 @@ use crate::wire::mpegts::Layout;
 
 /// Tracks of one publishing point.
 pub(super) const TRACKS_MAX: usize = 64;
-/// The last decimal of durations in playlists.
-const LISTED_US: Micros = 10;
 /// Without news for so long a live playlist is not answered any more (RFC 8216bis §6.2.5.2).
 const STALE_TARGET_DURATIONS: u64 = 3;
 /// Date ranges kept, the newest.
 const EVENTS_MAX: usize = 256;
-/// Clocks that differ by more belong to different runs of an encoder.
-const SAME_CLOCK_US: Micros = 10_000_000;
-/// A producer reference time further from our clock is not believed: half a day.
-const PRODUCER_CLOCK_US_MAX: Micros = 43_200_000_000;
 /// Segments stay so long after they have left the playlist: those who read it last may still ask.
 const KEEP_UNLISTED_TARGET_DURATIONS: u64 = 4;
 /// Events further away than a day have a wrong time.
 const EVENT_US_MAX: Micros = 86_400_000_000;
-/// Segments of sound are meant to be a multiple of this.
-const SOUND_GRID_US: Micros = 100_000;
-/// So much of another track without a picture, and the pictures are not waited for.
-const LEAD_WAIT_US: Micros = 10_000_000;
 
 /// What is known of a track's media besides its timeline.
 #[derive(Debug, Clone, Default)]
@@ -115,9 +107,9 @@ pub(super) struct State {
     /// Those that left the window, with the time.
     pub(super) removed_dateranges: Vec<(Millis, String)>,
     pub(super) pushed: PushedLists,
-    runs: u64,
+    pub(super) runs: u64,
     /// The time that the newest names of publications were made of.
-    stem_ms: Millis,
+    pub(super) stem_ms: Millis,
     /// Counts how often segments were forgotten.
     trims: u64,
     /// Uploads under way.
@@ -878,68 +870,13 @@ impl Point {
         now_ms: Millis,
         changes: &mut Changes,
     ) {
-        let Some(lead) = lead_of(state) else { return };
-        let aim_us = self.rule.segment_ms as Micros * 1000;
-        let track = &state.entries[lead].track;
-        let natural = natural_segment(track, aim_us);
-        // A short stream says nothing of the rhythm of the next.
-        let aim = track.to_ticks(aim_us);
-        let natural = natural.or_else(|| ended.and(pending_ticks(track)).map(|all| all.max(aim)));
-        let Some(segment_ticks) = natural else { return };
-        let segment_us = track.to_us(segment_ticks).max(1);
-        let first = &track.pending[0].head;
-        let zero_us = zero_of(track, first);
-        let mut origin_us = zero_us + track.to_us(first.time);
-        // Of an epoch-locked push by its own clock, so that no rounding adds up over the years.
-        let origin_msn = if zero_us == 0 {
-            (first.time + track.to_ticks(1000)) / segment_ticks.max(1)
-        } else {
-            ((origin_us + 1000).max(0) / segment_us) as u64
-        };
-        if zero_us == 0 && !track.kind.is_visual() {
-            // Frames of sound fit no grid: wherever an origin comes in, the beats are the same.
-            origin_us = track.to_us(origin_msn * segment_ticks);
-        }
-        // There the MPD begins with number 0, on every origin, if microseconds can say when that was.
-        let is_exact =
-            u128::from(segment_ticks) * 1_000_000 % u128::from(track.timescale.max(1)) == 0;
-        let start_us = if zero_us == 0 && is_exact {
-            let earlier = u128::from(origin_msn) * u128::from(segment_ticks);
-            track.to_us(first.time.saturating_sub(u64::try_from(earlier).unwrap_or(u64::MAX)))
-        } else {
-            origin_us
-        };
-        let part_aim_us = self.rule.part_ms as Micros * 1000;
-        let part_us_max = if self.rule.parts == Parts::None {
-            0
-        } else {
-            let natural =
-                |entry: &Entry| entry.track.to_us(entry.track.natural_part_target(part_aim_us));
-            // Rounded up to what playlists can say: three of them are PART-HOLD-BACK.
-            // Texts are rare and long: they get what the others need.
-            let timed = state.entries.iter().filter(|entry| entry.track.kind != Kind::Text);
-            let most = timed.map(natural).max().filter(|most| *most > 0);
-            let most = most.or_else(|| state.entries.iter().map(natural).max()).unwrap_or(0);
-            (most / LISTED_US + 1) * LISTED_US
-        };
-        let shape = Shape {
-            segment_us,
-            target_duration_s: ((segment_us + 990_000) / 1_000_000).max(1) as u64,
-            start_us,
-            origin_us,
-            origin_msn,
-            part_us_max,
-            part_us: part_aim_us,
-        };
+        let Some(shape) = Shape::of(&state.entries, &self.rule, ended.is_some()) else { return };
         state.shape = Some(shape);
         for index in 0..state.entries.len() {
             if state.entries[index].track.pending.is_empty() {
                 continue;
             }
-            let track = &state.entries[index].track;
-            let most = track.to_ticks(part_us_max).max(1);
-            let natural = track.natural_part_target(part_aim_us);
-            let target = if track.kind == Kind::Text { most } else { natural.min(most) };
+            let target = shape.part_target_of(&state.entries[index].track);
             self.place_pending(state, index, target, &shape, now_ms, changes);
         }
         changes.tell(&self.news);
@@ -955,10 +892,7 @@ impl Point {
         now_ms: Millis,
         changes: &mut Changes,
     ) {
-        let track = &state.entries[index].track;
-        let most = track.to_ticks(shape.part_us_max).max(1);
-        let natural = track.natural_part_target(shape.part_us).clamp(1, most);
-        let target = if track.kind == Kind::Text { most } else { natural };
+        let target = shape.part_target_of(&state.entries[index].track);
         self.place_pending(state, index, target, shape, now_ms, changes);
         state.version += 1;
         // The other playlists report it from now on.
@@ -1021,28 +955,6 @@ impl State {
         self.entries.iter().position(|entry| entry.track.name == name)
     }
 
-    /// A name that no publication has had.
-    fn new_stem(&mut self, now_ms: Millis) -> Arc<str> {
-        self.stem_ms = now_ms.max(self.stem_ms + 1);
-        base36(self.stem_ms).into()
-    }
-
-    /// The name of the publication that a new init segment begins: the one that other tracks were
-    /// promised, or have begun already.
-    fn announced_stem(&mut self, index: usize, now_ms: Millis) -> Arc<str> {
-        let own_run = self.entries[index].track.publication.as_ref().map_or(0, |own| own.run);
-        let promised = self.entries.iter().filter(|entry| !entry.track.is_locked());
-        if let Some(stem) = promised.filter_map(|entry| entry.track.next_epoch.clone()).next() {
-            return stem;
-        }
-        let publications = self.entries.iter().filter_map(|entry| entry.track.publication.as_ref());
-        let newest = publications.filter(|other| other.run > own_run && !other.is_locked());
-        match newest.max_by_key(|other| other.run) {
-            Some(newest) => newest.stem.clone(),
-            None => self.new_stem(now_ms),
-        }
-    }
-
     fn free_name(&self, name: &str, key: &str) -> String {
         let is_free =
             |name: &str| self.index_of(name).is_none_or(|index| self.entries[index].key == key);
@@ -1091,113 +1003,6 @@ impl Entry {
 
 fn keep_unlisted_ms(shape: &Shape) -> Millis {
     KEEP_UNLISTED_TARGET_DURATIONS * shape.target_duration_s * 1000
-}
-
-/// The track whose rhythm counts: the first with pictures, as long as they come.
-fn lead_of(state: &State) -> Option<usize> {
-    let has_pending = |entry: &Entry| !entry.track.pending.is_empty();
-    let mut visual = state.entries.iter().enumerate().filter(|(_, e)| e.track.kind.is_visual());
-    let first = visual.next();
-    let with_media = first.into_iter().chain(visual).find(|(_, entry)| has_pending(entry));
-    if let Some((index, _)) = with_media {
-        return Some(index);
-    }
-    let is_enough = |entry: &Entry| {
-        let us = pending_ticks(&entry.track).map_or(0, |ticks| entry.track.to_us(ticks));
-        has_pending(entry) && (first.is_none() || entry.track.is_ended || us >= LEAD_WAIT_US)
-    };
-    state.entries.iter().position(is_enough)
-}
-
-/// The duration of all that is pending.
-fn pending_ticks(track: &Track) -> Option<u64> {
-    let (first, last) = (track.pending.first()?, track.pending.last()?);
-    let end = last.head.time.saturating_add(last.head.duration);
-    Some(end.saturating_sub(first.head.time)).filter(|ticks| *ticks > 0)
-}
-
-/// How long the first segment of the lead track is in ticks, if that can be said yet.
-fn natural_segment(track: &Track, aim_us: Micros) -> Option<u64> {
-    let first = &track.pending.first()?.head;
-    let since = |head: &ChunkHead| track.to_us(head.time.saturating_sub(first.time));
-    let is_next = |chunk: &&Chunk| {
-        let head = &chunk.head;
-        let may_begin = head.starts_sync || !track.kind.is_visual();
-        let in_rhythm = track.kind.is_visual() && since(head) >= aim_us - 20_000;
-        may_begin && (in_rhythm || head.starts_object && since(head) >= 300_000)
-    };
-    if let Some(next) = track.pending.iter().skip(1).find(is_next) {
-        let natural = next.head.time.saturating_sub(first.time).max(1);
-        let is_on_grid = track.kind.is_visual() || first.time.is_multiple_of(natural);
-        if is_on_grid || zero_of(track, first) != 0 {
-            return Some(natural);
-        }
-        // Objects of sound are a frame longer or shorter in turns: what they mean is the same on
-        // every origin.
-        let grid = track.to_ticks(SOUND_GRID_US).max(1);
-        return Some((natural + grid / 2) / grid * grid).filter(|ticks| *ticks > 0);
-    }
-    // No key frame far and wide, or no pictures: the aim itself.
-    let patience = if track.kind.is_visual() { 3 } else { 2 };
-    let is_enough =
-        pending_ticks(track).is_some_and(|ticks| track.to_us(ticks) >= aim_us * patience);
-    (is_enough || track.pending.len() >= PENDING_MAX).then(|| track.to_ticks(aim_us).max(1))
-}
-
-/// Wall time of media time 0, as the first chunk of a publication shows it.
-fn zero_of(track: &Track, head: &ChunkHead) -> Micros {
-    let time_us = track.to_us(head.time);
-    if (time_us - head.arrived_us).abs() < LOCKED_US {
-        return 0;
-    }
-    let arrived_us = head.arrived_us - time_us - track.to_us(head.duration);
-    // Some encoders write media time where the time of day belongs.
-    let is_plausible = |zero_us: &Micros| (zero_us - arrived_us).abs() < PRODUCER_CLOCK_US_MAX;
-    head.zero_us.filter(is_plausible).unwrap_or(arrived_us)
-}
-
-/// The publication that a chunk begins: the one that another track has begun since, if the clocks
-/// agree, or a new one.
-fn publication_for(
-    state: &mut State,
-    index: usize,
-    head: &ChunkHead,
-    now_ms: Millis,
-) -> Arc<Publication> {
-    let track = &state.entries[index].track;
-    let zero_us = zero_of(track, head);
-    let own_run = track.publication.as_ref().map_or(0, |publication| publication.run);
-    let init_digest = track.init.as_ref().map_or(0, |init| init.digest);
-    let others = state.entries.iter().filter_map(|entry| entry.track.publication.as_ref());
-    let joined = others
-        .filter(|other| other.run > own_run && (other.zero_us - zero_us).abs() < SAME_CLOCK_US)
-        .max_by_key(|other| other.run)
-        .cloned();
-    let (run, zero_us, stem) = match joined {
-        Some(other) => (other.run, other.zero_us, other.stem.clone()),
-        None => {
-            // Dates never run backwards, however fast the encoder before was.
-            let listed_end =
-                track.listed().next_back().map(|last| last.wall_us() + last.duration_us());
-            let earliest_us = listed_end.map_or(zero_us, |end_us| end_us - track.to_us(head.time));
-            let zero_us = if zero_us == 0 { 0 } else { zero_us.max(earliest_us) };
-            state.runs += 1;
-            let track = &mut state.entries[index].track;
-            let was_locked = track.is_locked();
-            let announced = track.next_epoch.take().filter(|_| zero_us != 0 && !was_locked);
-            let stem = announced.unwrap_or_else(|| state.new_stem(now_ms));
-            (state.runs, zero_us, stem)
-        }
-    };
-    // The names of an epoch-locked push are the same on every origin that receives it.
-    let is_locked = zero_us == 0;
-    let epoch = if is_locked { locked_epoch(init_digest).into() } else { Arc::clone(&stem) };
-    Arc::new(Publication { run, epoch, stem, zero_us })
-}
-
-/// The names of an epoch-locked publication follow from what is pushed alone.
-fn locked_epoch(init_digest: u64) -> String {
-    format!("e{}", base36(init_digest >> 24))
 }
 
 fn bytes_there(segment: &Segment, gate: Gate) -> u64 {

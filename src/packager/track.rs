@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::shape::Shape;
 use super::view::Slice;
 use crate::store::{Millis, Object};
 
@@ -225,23 +226,6 @@ impl Segment {
 fn ticks_to_us(ticks: u64, timescale: u64) -> Micros {
     let us = u128::from(ticks) * 1_000_000 / u128::from(timescale);
     Micros::try_from(us).unwrap_or(TIME_US_MAX).min(TIME_US_MAX)
-}
-
-/// What all tracks of a presentation agree on. Fixed once: RFC 8216bis allows no change.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Shape {
-    /// The lead track's rhythm.
-    pub(super) segment_us: Micros,
-    pub(super) target_duration_s: u64,
-    /// Wall time where the MPD begins.
-    pub(super) start_us: Micros,
-    /// Wall time and number of the lead track's first segment.
-    pub(super) origin_us: Micros,
-    pub(super) origin_msn: u64,
-    /// PART-TARGET of the track with the longest parts; 0 for no parts.
-    pub(super) part_us_max: Micros,
-    /// Parts are aimed at this.
-    pub(super) part_us: Micros,
 }
 
 /// Another one whenever a playlist of the track would be another.

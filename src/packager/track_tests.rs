@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use super::shape::Shape;
 use super::track::{
-    Chunk, ChunkHead, InitSegment, Kind, Micros, Publication, ROUNDING_US, Repair, Segment, Shape,
-    Track,
+    Chunk, ChunkHead, InitSegment, Kind, Micros, Publication, ROUNDING_US, Repair, Segment, Track,
 };
 use crate::store::{
     NewObject, Object, ObjectInfo, Store, StoreOptions, Visibility, WriteRule, Writer,

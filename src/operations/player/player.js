@@ -94,7 +94,8 @@ async function startHlsJs(src, fail) {
   const hls = new Hls(config);
   let recoveries = 0;
   hls.on(Hls.Events.ERROR, (_, data) => {
-    note(`hls.js: ${data.details}${data.fatal ? " (fatal)" : ""}`);
+    const reason = data.reason || data.error?.message || "";
+    note(`hls.js: ${data.details}${data.fatal ? " (fatal)" : ""}${reason && ` (${reason.slice(0, 120)})`}`);
     if (!data.fatal) return;
     if (data.type === Hls.ErrorTypes.MEDIA_ERROR && recoveries++ < 2) return hls.recoverMediaError();
     const status = data.response?.code;
