@@ -78,7 +78,8 @@ async function startHlsJs(src, fail) {
   const { Hls } = window;
   const config = {
     lowLatencyMode: true,
-    backBufferLength: BACK_BUFFER_S,
+    // No backBufferLength: the browser drops what is old. hls.js 1.7 would forget the part that it is
+    // parsing when it removes some itself ("found no media"), and stall.
     maxBufferLength: 10,
     // The target is the playlist's PART-HOLD-BACK; after a stall hls.js adds to it, but not a whole
     // target duration at once.
