@@ -566,7 +566,7 @@ impl Point {
             entry.track.arriving = None;
             entry.is_prepared = false;
             match over {
-                Over::Segment => entry.track.end_object(shape.as_ref(), now_ms),
+                Over::Segment => entry.track.end_object(now_ms),
                 _ => entry.track.complete_segment(now_ms),
             }
             if let Some(shape) = &shape {

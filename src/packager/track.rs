@@ -12,8 +12,8 @@
 //! | longer than PART-TARGET | a segment of its own, without parts |
 //!
 //! A segment ends at the first sync sample after its target duration (tracks without pictures: at the
-//! lead track's rhythm), where its object ends, and at the latest before it would be longer than
-//! TARGETDURATION allows.
+//! lead track's rhythm), where an object of pictures ends, and at the latest before it would be longer
+//! than TARGETDURATION allows.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ pub(super) const LOCKED_US: Micros = 3_600_000_000;
 pub(super) const CHUNK_US_MAX: Micros = 60_000_000;
 /// An object that lasts this long is a segment of its own.
 const OBJECT_SEGMENT_US_MIN: Micros = 300_000;
-/// A segment of sound that begins so much before a beat is that beat's.
+/// A segment of sound that begins so much before a beat is that beat's, or half a part before it.
 const BEAT_SLACK_US_MAX: Micros = 200_000;
 /// Chunks kept until the shape is known; more and the shape is decided without them.
 pub(super) const PENDING_MAX: usize = 4096;
@@ -580,47 +580,41 @@ impl Track {
             let is_long = lasted_us >= shape.segment_us - TOLERANCE_US;
             head.starts_sync && (is_own || is_long || !open.starts_sync)
         } else {
-            self.beat_of(head.time, head.duration, shape) > open.beat
+            // Only after a hole: where it ends was foretold, or a part was promised.
+            self.beat_at(head.time, 0, shape) > open.beat
         };
         let would_last = lasted_us + self.to_us(head.duration);
         let is_forced = would_last > shape.target_duration_s as Micros * 1_000_000 + ROUNDING_US;
         if is_forced && !is_due {
             self.repairs.push(Repair::ForcedCut);
-            self.is_regular = false;
+            self.is_regular = !self.kind.is_visual();
         }
         is_due || is_forced
     }
 
-    /// Which of the lead track's segments a chunk belongs to, by its middle.
-    fn beat_of(&self, time: u64, duration: u64, shape: &Shape) -> i64 {
-        let middle = self.wall_us(time) + self.to_us(duration) / 2;
-        (middle - shape.origin_us).div_euclid(shape.segment_us.max(1))
+    /// Which of the lead track's segments a time is in, if each begins so much earlier.
+    fn beat_at(&self, time: u64, early_us: Micros, shape: &Shape) -> i64 {
+        (self.wall_us(time) + early_us - shape.origin_us).div_euclid(shape.segment_us.max(1))
     }
 
-    /// Which of the lead track's segments one that begins now is. Objects of sound end a little before
-    /// the pictures do, or a little later: the next one belongs to the next beat.
-    fn beat_from(&self, time: u64, shape: &Shape) -> i64 {
-        let slack_us = BEAT_SLACK_US_MAX.min(shape.segment_us / 10);
-        (self.wall_us(time) + slack_us - shape.origin_us).div_euclid(shape.segment_us.max(1))
+    /// A segment of sound may begin so much before the pictures' does.
+    fn beat_slack_us(&self, shape: &Shape) -> Micros {
+        BEAT_SLACK_US_MAX.min(shape.segment_us / 10).max(self.to_us(self.part_target) / 2)
     }
 
     /// No more bytes of an object come that is one of many: its end may be that of a segment.
-    pub(super) fn end_object(&mut self, shape: Option<&Shape>, now_ms: Millis) {
-        let (Some(open), Some(next_time)) = (self.open_segment(), self.next_time) else { return };
-        let is_end = if self.kind.is_visual() {
-            // Objects of single chunks do not make segments.
-            open.duration_us() >= OBJECT_SEGMENT_US_MIN
-        } else {
-            shape.is_some_and(|shape| self.beat_from(next_time, shape) > open.beat)
-        };
-        if is_end {
+    pub(super) fn end_object(&mut self, now_ms: Millis) {
+        // Objects of single chunks do not make segments. Those of sound end a frame earlier or later in
+        // turns, and its segments where it was foretold.
+        let is_long = |open: &Segment| open.duration_us() >= OBJECT_SEGMENT_US_MIN;
+        if self.kind.is_visual() && self.open_segment().is_some_and(is_long) {
             self.complete_segment(now_ms);
         }
     }
 
     fn begin_segment(&mut self, head: &ChunkHead, shape: &Shape, now_ms: Millis) {
         let Some(publication) = self.publication.clone() else { return };
-        let beat = self.beat_from(head.time, shape);
+        let beat = self.beat_at(head.time, self.beat_slack_us(shape), shape);
         if self.segments.is_empty() {
             let beats = (self.wall_us(head.time) - shape.origin_us + shape.segment_us / 2)
                 .div_euclid(shape.segment_us.max(1));
@@ -716,7 +710,9 @@ impl Track {
             let slack_us = (TOLERANCE_US / 10).min(self.to_us(head.duration) / 2);
             self.to_us(ends.saturating_sub(open.time)) >= shape.segment_us - slack_us
         } else {
-            self.beat_of(ends, head.duration, shape) > open.beat
+            // The next chunk, as long as this one, would be more in the next segment than in this.
+            let half_us = (self.to_us(head.duration) / 2).min(self.beat_slack_us(shape));
+            self.beat_at(ends, half_us, shape) > open.beat
         }
     }
 

@@ -504,6 +504,48 @@ proptest! {
     }
 }
 
+/// The parts that are whole, by numbers.
+fn parts(rig: &Rig) -> Vec<(u64, u64)> {
+    let numbered = |segment: &Segment| {
+        (0..segment.parts.len() as u64).map(|part| (segment.msn, part)).collect::<Vec<_>>()
+    };
+    rig.track.segments.iter().flat_map(numbered).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    /// Goal: what is hinted of a track of sound is what comes, and its segments keep the beat, however
+    /// long its chunks are and wherever its objects begin and end.
+    #[test]
+    fn parts_of_sound_come_as_hinted(
+        chunks in prop::collection::vec((1_u64..=200, prop::bool::weighted(0.1)), 1..200),
+        behind_us in 0_i64..2_000_000,
+    ) {
+        let mut rig = Rig::new(Kind::Audio, 1_700_000_000_000_000);
+        rig.shape.origin_us -= behind_us;
+        let mut at = 0;
+        for (duration, ends_object) in chunks {
+            let hinted = rig.track.next_part().map(|next| (next.msn, next.part));
+            let before = parts(&rig).len();
+            rig.send(|_| {}, at, duration);
+            at += duration;
+            if ends_object {
+                rig.track.end_object(1);
+                rig.next_object();
+            }
+            prop_assert!(before == 0 || parts(&rig).get(before).is_none_or(|new| Some(*new) == hinted));
+        }
+        let beat_us = rig.shape.segment_us;
+        let starts = rig.track.segments.iter().skip(1).map(|segment| segment.time);
+        let since_us = starts.map(|time| rig.track.wall_us(time) - rig.shape.origin_us);
+        let since_us: Vec<Micros> = since_us.collect();
+        let beats: Vec<_> = since_us.iter().map(|us| (us + beat_us / 2).div_euclid(beat_us)).collect();
+        prop_assert!(beats.iter().zip(&since_us).all(|(beat, us)| (us - beat * beat_us).abs() <= 200_000));
+        prop_assert!(beats.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{since_us:?}");
+        prop_assert!(rig.repairs.is_empty());
+    }
+}
+
 fn check(rig: &Rig) -> Result<(), TestCaseError> {
     let mut before: Option<&Segment> = None;
     for segment in &rig.track.segments {

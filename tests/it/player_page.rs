@@ -36,7 +36,7 @@ fn push(server: &Server, output: &str, target: &str, awaited: &str) -> Encoder {
     needs("ffmpeg");
     let line = format!(
         "-v error -nostdin -re -f lavfi -i testsrc2=size=320x180:rate=25 \
-         -re -f lavfi -i sine=sample_rate=48000 -t 180 \
+         -re -f lavfi -i sine=sample_rate=48000 -t 600 \
          -c:v libx264 -preset ultrafast -tune zerolatency -g 25 -pix_fmt yuv420p -b:v 300k \
          -c:a aac {output} -method PUT http://{}{target}",
         server.address
@@ -128,7 +128,7 @@ fn a_growing_mp4_plays_without_libraries() {
     let _encoder = push(&server, FRAGMENTED, "/live/cam/cam.mp4", "/live/cam/cam.mp4");
     let seen = watch(&server, "/live/cam/cam.mp4", "", 5);
     assert_plays(&seen);
-    assert!(seen["after"]["latency"].as_f64().unwrap() < 5.0, "{seen:#}");
+    assert!(seen["after"]["latency"].as_f64().unwrap() < 10.0, "{seen:#}");
 }
 
 /// Goal: where the libraries are missing the page says how to build them.

@@ -3,12 +3,14 @@
 //
 //   node watch.mjs PAGE_URL [SECONDS] [SCREENSHOT.png] [WIDTHxHEIGHT] [dark]
 //
-// It waits up to 30 s for the first pictures, or 8 s of complaints; the times are the page's own.
+// It waits up to 30 s for the first pictures, or 8 s of complaints, and on a busy machine until most of
+// the pictures of that time were decoded, up to 60 s more; the times are the page's own.
 import { chromium } from "playwright-core";
 
 const [url, seconds = "5", screenshot, size = "1280x800", scheme] = process.argv.slice(2);
 const [width, height] = size.split("x").map(Number);
-const FIRST_PICTURES_MS = 30000, COMPLAINT_MS = 8000;
+const FIRST_PICTURES_MS = 30000, COMPLAINT_MS = 8000, PATIENCE_MS = 60000;
+const PICTURES_PER_SECOND = 16; // of 25
 
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
@@ -40,7 +42,14 @@ try {
     complaintSince = before.error ? complaintSince ?? Date.now() : null;
   }
   await page.waitForTimeout(Number(seconds) * 1000);
-  const after = await readings();
+  let after = await readings();
+  const isEnough = () => after.currentTime - before.currentTime > 0.7 * seconds
+    && after.decoded - before.decoded > PICTURES_PER_SECOND * seconds;
+  const patience = Date.now() + (before.decoded < 5 ? 0 : PATIENCE_MS);
+  while (!isEnough() && !after.error && Date.now() < patience) {
+    await page.waitForTimeout(100);
+    after = await readings();
+  }
   const notice = await page.$eval("#notice", (box) => (box.hidden ? null : box.textContent));
   const events = await page.$$eval("#log li", (lines) => lines.map((line) => line.textContent));
   if (screenshot) await page.screenshot({ path: screenshot, fullPage: true });
