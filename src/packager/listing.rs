@@ -68,6 +68,8 @@ impl Point {
         }
         let now_ms = self.now_ms();
         state.forget_events(now_ms, &shape);
+        // It is another version without them: all texts of one version have the same media and events.
+        let version = state.list_version(index)?;
         let whole = self.media_playlist(state, index, &shape);
         let v2 = skip == Some(Skip::Dateranges);
         let wanted = skip.and_then(|_| whole.delta(v2, now_ms as i64)).unwrap_or(whole);
@@ -371,6 +373,7 @@ impl State {
         let keep_ms = SKIP_TARGET_DURATIONS * shape.target_duration_s * 1000;
         self.removed_dateranges.retain(|(at, _)| now_ms.saturating_sub(*at) <= keep_ms);
         let removed = &mut self.removed_dateranges;
+        let known = self.events.len();
         self.events.retain(|event| {
             let range = &event.range;
             let lasts_s = range.duration_s.or(range.planned_duration_s).unwrap_or(0.0);
@@ -380,6 +383,9 @@ impl State {
             }
             !is_over
         });
+        if self.events.len() < known {
+            self.entries.iter_mut().for_each(|entry| entry.revision += 1);
+        }
     }
 }
 
@@ -405,7 +411,7 @@ fn parts_from(track: &Track, shape: &Shape) -> u64 {
             break;
         }
         from = segment.msn;
-        behind_us += segment.duration_us();
+        behind_us += segment.listed_us();
     }
     from
 }

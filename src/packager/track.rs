@@ -177,6 +177,12 @@ impl Segment {
         self.to_us(self.duration)
     }
 
+    /// What of it is in the playlist: of one in progress its parts, not yet what will be the next one.
+    pub(super) fn listed_us(&self) -> Micros {
+        let parts = || self.parts.iter().map(|part| part.duration).sum();
+        self.to_us(if self.is_complete { self.duration } else { parts() })
+    }
+
     /// Wall time at which it begins.
     pub(super) fn wall_us(&self) -> Micros {
         self.publication.zero_us.saturating_add(self.to_us(self.time))
@@ -835,7 +841,7 @@ impl Track {
         keep_ms: Millis,
         now_ms: Millis,
     ) -> Vec<Arc<Object>> {
-        let mut listed_us: Micros = self.listed().map(Segment::duration_us).sum();
+        let mut listed_us: Micros = self.listed().map(Segment::listed_us).sum();
         let (mut count, mut breaks) = (self.listed().count(), 0);
         for segment in self.segments.iter_mut().filter(|segment| segment.unlisted_ms.is_none()) {
             let lasted_us = segment.duration_us();

@@ -506,7 +506,16 @@ impl Follower {
             return None;
         }
         let (address, target) = (self.address, resolve(&self.url, &hint.uri));
-        let asked = thread::spawn(move || Client::connect(address).ask("GET", &target, ""));
+        let asked = thread::spawn(move || {
+            let mut client = Client::connect(address);
+            // As patient with an encoder that pauses as with the playlist.
+            let mut answers = (0..REFUSALS_MAX).map(|_| client.ask("GET", &target, ""));
+            let first = answers.next().unwrap();
+            if first.status != 503 {
+                return first;
+            }
+            answers.find(|answer| answer.status != 503).unwrap_or(first)
+        });
         Some((hint.uri.clone(), asked))
     }
 
