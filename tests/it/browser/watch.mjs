@@ -10,7 +10,7 @@ import { chromium } from "playwright-core";
 const [url, seconds = "5", screenshot, size = "1280x800", scheme] = process.argv.slice(2);
 const [width, height] = size.split("x").map(Number);
 const FIRST_PICTURES_MS = 30000, COMPLAINT_MS = 8000, PATIENCE_MS = 60000;
-const PICTURES_PER_SECOND = 16; // of 25
+const FIRST_PICTURES = 5, PICTURES_PER_SECOND = 16; // of 25
 
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
@@ -33,23 +33,24 @@ try {
     audioBytes: window.headwater.video.webkitAudioDecodedByteCount,
     videoBytes: window.headwater.video.webkitVideoDecodedByteCount,
   }));
-  const deadline = Date.now() + FIRST_PICTURES_MS;
-  let before = await readings();
-  let complaintSince = null; // the page tries again by itself, but a complaint that stays is all
-  while (before.decoded < 5 && Date.now() < Math.min(deadline, (complaintSince ?? Infinity) + COMPLAINT_MS)) {
-    await page.waitForTimeout(100);
-    before = await readings();
-    complaintSince = before.error ? complaintSince ?? Date.now() : null;
-  }
+  // The readings when that is so, or time is up, or a complaint stays: the page tries again by itself.
+  const until = async (isSo, patienceMs) => {
+    const deadline = Date.now() + patienceMs;
+    let complaintSince = Infinity;
+    for (;;) {
+      const now = await readings();
+      complaintSince = now.error ? Math.min(complaintSince, Date.now()) : Infinity;
+      const isOver = Date.now() > Math.min(deadline, complaintSince + COMPLAINT_MS);
+      if (isSo(now) || isOver) return now;
+      await page.waitForTimeout(100);
+    }
+  };
+  const before = await until((now) => now.decoded >= FIRST_PICTURES, FIRST_PICTURES_MS);
   await page.waitForTimeout(Number(seconds) * 1000);
-  let after = await readings();
-  const isEnough = () => after.currentTime - before.currentTime > 0.7 * seconds
-    && after.decoded - before.decoded > PICTURES_PER_SECOND * seconds;
-  const patience = Date.now() + (before.decoded < 5 ? 0 : PATIENCE_MS);
-  while (!isEnough() && !after.error && Date.now() < patience) {
-    await page.waitForTimeout(100);
-    after = await readings();
-  }
+  const isEnough = (now) => !now.error
+    && now.currentTime - before.currentTime > 0.7 * seconds
+    && now.decoded - before.decoded > PICTURES_PER_SECOND * seconds;
+  const after = await until(isEnough, before.decoded < FIRST_PICTURES ? 0 : PATIENCE_MS);
   const notice = await page.$eval("#notice", (box) => (box.hidden ? null : box.textContent));
   const events = await page.$$eval("#log li", (lines) => lines.map((line) => line.textContent));
   if (screenshot) await page.screenshot({ path: screenshot, fullPage: true });
