@@ -99,15 +99,15 @@ fn a_refusal_in_mid_body_ends_the_connection() {
 #[test]
 fn an_upload_that_lost_its_object_is_not_read_on() {
     let server = start(Setup::new());
-    for status in [409, 410] {
-        let mut upload = Upload::open(server.address, "/lost", "");
+    for (status, target) in [(409, "/taken"), (410, "/deleted")] {
+        let mut upload = Upload::open(server.address, target, "");
         upload.append(b"data");
         let mut reader = Client::connect(server.address);
-        reader.get("/lost", "");
+        reader.get(target, "");
         assert_eq!(reader.data(), b"data");
-        let second = (status == 409).then(|| Upload::begin(server.address, "/lost", ""));
+        let second = (status == 409).then(|| Upload::begin(server.address, target, ""));
         if status == 410 {
-            crate::client::ask(server.address, "DELETE", "/lost", "");
+            crate::client::ask(server.address, "DELETE", target, "");
         }
         assert!(matches!(reader.chunk(), Chunk::Cut(_)));
         let _ = upload.try_append(b"more");
