@@ -186,9 +186,11 @@ impl Server {
         setup.start()
     }
 
-    /// Waits for the end of the process.
+    /// Waits for the end of the process and of its log.
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        wait_for_child(&mut self.child, "the server did not end")
+        let status = wait_for_child(&mut self.child, "the server did not end");
+        wait_until("the end of the log", || Arc::strong_count(&self.log) == 1);
+        status
     }
 }
 
