@@ -302,7 +302,7 @@ pub(super) struct Track {
     part: Option<Part>,
     /// The next segment begins a publication.
     must_break: bool,
-    /// The last segments ended where the rhythm said: the end of this one can be foretold.
+    /// The last segments of pictures ended where the rhythm said: the end of this one can be foretold.
     is_regular: bool,
 }
 
@@ -593,7 +593,7 @@ impl Track {
         let is_forced = would_last > shape.target_duration_s as Micros * 1_000_000 + ROUNDING_US;
         if is_forced && !is_due {
             self.repairs.push(Repair::ForcedCut);
-            self.is_regular = !self.kind.is_visual();
+            self.is_regular = false;
         }
         is_due || is_forced
     }
@@ -705,16 +705,11 @@ impl Track {
         if open.is_partless && self.part_target > 0 {
             return true;
         }
-        if !self.is_regular {
-            return false;
-        }
         let ends = head.time + head.duration;
-        if self.kind.is_visual() && !open.starts_sync {
-            return false;
-        }
         if self.kind.is_visual() {
             let slack_us = (TOLERANCE_US / 10).min(self.to_us(head.duration) / 2);
-            self.to_us(ends.saturating_sub(open.time)) >= shape.segment_us - slack_us
+            let lasted_us = self.to_us(ends.saturating_sub(open.time));
+            self.is_regular && open.starts_sync && lasted_us >= shape.segment_us - slack_us
         } else {
             // The next chunk, as long as this one, would be more in the next segment than in this.
             let half_us = (self.to_us(head.duration) / 2).min(self.beat_slack_us(shape));
