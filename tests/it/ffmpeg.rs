@@ -7,8 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use crate::client::{Answer, Chunk, Client, ask, get};
+use crate::client::{Chunk, Client, ask, get};
+use crate::live_kit::until_text;
 use crate::server::{Server, Setup, collect, needs, run, wait_for_child, wait_until};
+
+/// What is waited for: ffmpeg ends without the answer to its last request.
+const LAST: &str = "the last version";
 
 /// A running program, killed when dropped.
 struct Program {
@@ -274,7 +278,7 @@ fn a_dash_push_is_readable_while_it_is_written() {
     done.store(true, Ordering::Relaxed);
     let versions = poller.join().unwrap();
     assert!(versions >= 2, "{versions} versions of the manifest");
-    last_version(server.address, "/dash/m.mpd", "type=\"static\"");
+    until_text(server.address, "/dash/m.mpd", LAST, |text| text.contains("type=\"static\""));
     for (target, body) in segments {
         let answer = get(server.address, &target);
         answer.assert_body(200, &body);
@@ -286,13 +290,6 @@ fn a_dash_push_is_readable_while_it_is_written() {
 /// Waits until a pusher has ended by itself.
 fn pusher_ends(pusher: &mut Program) {
     wait_until("the pusher ends", || !pusher.is_running());
-}
-
-/// The last playlist or manifest of a push that has ended, which has `mark`: ffmpeg does not wait for
-/// the answer to its last request.
-fn last_version(address: SocketAddr, target: &str, mark: &str) -> Answer {
-    wait_until("the last version", || get(address, target).text().contains(mark));
-    get(address, target)
 }
 
 /// The segments that a playlist lists.
@@ -339,7 +336,8 @@ fn an_hls_push_deletes_what_it_drops() {
     done.store(true, Ordering::Relaxed);
     let versions = poller.join().unwrap();
     assert!(versions >= 5, "{versions} versions of the playlist");
-    let list = last_version(server.address, "/hls/a.m3u8", "#EXT-X-ENDLIST");
+    until_text(server.address, "/hls/a.m3u8", LAST, |text| text.contains("#EXT-X-ENDLIST"));
+    let list = get(server.address, "/hls/a.m3u8");
     assert_eq!(list.field("content-type"), Some("application/vnd.apple.mpegurl"));
     let text = list.text();
     assert_eq!(listed(&text).len(), 3);
@@ -417,7 +415,7 @@ fn a_killed_uploader_comes_back_under_its_names() {
     assert!(manifest.status == 200 && is_whole_mpd(&manifest.text()));
 
     Program::spawn(&mut dash(5, &url)).succeed();
-    last_version(server.address, "/again/m.mpd", "type=\"static\"");
+    until_text(server.address, "/again/m.mpd", LAST, |text| text.contains("type=\"static\""));
     let again = get(server.address, target);
     assert_eq!(again.status, 200);
     boxes(&again.body);

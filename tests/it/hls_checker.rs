@@ -149,6 +149,18 @@ pub(crate) struct Follower {
     round: usize,
 }
 
+/// Asks again while it is refused: an encoder that pauses is waited for.
+fn ask_patiently(mut ask: impl FnMut() -> Answer) -> Answer {
+    let mut answer = ask();
+    for _ in 1..REFUSALS_MAX {
+        if answer.status != 503 {
+            break;
+        }
+        answer = ask();
+    }
+    answer
+}
+
 impl Follower {
     /// Waits for a media playlist and reads its first version.
     pub(crate) fn open(address: SocketAddr, url: &str) -> Follower {
@@ -237,9 +249,8 @@ impl Follower {
             _ if self.playlist.part_target.is_none() => format!("?_HLS_msn={msn}"),
             _ => format!("?_HLS_msn={msn}&_HLS_part={part}"),
         };
-        let answer =
-            (0..REFUSALS_MAX).map(|_| self.ask(&query)).find(|answer| answer.status != 503);
-        let answer = answer.unwrap_or_else(|| panic!("{}: nothing new came", self.url));
+        let answer = ask_patiently(|| self.ask(&query));
+        assert_ne!(answer.status, 503, "{}: nothing new came", self.url);
         self.must(&answer, |follower| {
             follower.accept(&answer, asked, true)?;
             let (last, ended) = (follower.playlist.last(), follower.playlist.ended);
@@ -508,13 +519,7 @@ impl Follower {
         let (address, target) = (self.address, resolve(&self.url, &hint.uri));
         let asked = thread::spawn(move || {
             let mut client = Client::connect(address);
-            // As patient with an encoder that pauses as with the playlist.
-            let mut answers = (0..REFUSALS_MAX).map(|_| client.ask("GET", &target, ""));
-            let first = answers.next().unwrap();
-            if first.status != 503 {
-                return first;
-            }
-            answers.find(|answer| answer.status != 503).unwrap_or(first)
+            ask_patiently(|| client.ask("GET", &target, ""))
         });
         Some((hint.uri.clone(), asked))
     }
