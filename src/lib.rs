@@ -14,6 +14,7 @@ pub mod wire;
 
 pub mod runtime;
 
+pub mod channels;
 pub mod packager;
 
 pub mod egress;

@@ -66,6 +66,9 @@ options! {
         headers: HeadersSection = HeadersSection::default();
         cors: CorsSection = CorsSection::default();
         compat: CompatSection = CompatSection::default();
+        append: AppendSection = AppendSection::default();
+        channels: ChannelsSection = ChannelsSection::default();
+        coordinator: CoordinatorSection = CoordinatorSection::default();
         live: Vec<LiveSection> = vec![LiveSection::default()];
         retention: Vec<RetentionSection> = Vec::new();
     }
@@ -168,6 +171,116 @@ options! {
 }
 
 options! {
+    /// `[append]`: append and follow over WebSockets, as httpfstream has them
+    AppendSection {
+        /// Whether upgrades with X-Verb: APPEND or ?verb=APPEND append, and others follow.
+        enabled: bool = true;
+        /// Only below this path.
+        prefix: String = "/".into();
+        /// Addresses of its own, as IP:PORT; the common ones are then without it.
+        listen: Vec<SocketAddr> = Vec::new();
+        /// Seconds between pings to appenders and followers.
+        ping_interval_s: u64 = 3;
+        /// Seconds without a message or a pong after which an appender is gone.
+        idle_timeout_s: u64 = 25;
+    }
+}
+
+options! {
+    /// `[channels]`: publish and receive over WebSockets, as ws-stream-server has them
+    ChannelsSection {
+        /// Whether upgrades on /CHANNEL/KEY/KIND are channels; KIND is publish, receive, receive-clear-cache or probe.
+        enabled: bool = true;
+        /// Only below this path.
+        prefix: String = "/".into();
+        /// Addresses of its own, as IP:PORT; the common ones are then without it.
+        listen: Vec<SocketAddr> = Vec::new();
+        /// Bytes of chunks that a new receiver gets first, each counted with 16 more; 0 is no cache.
+        cache_bytes_max: u64 = 256 << 20;
+        /// Seconds of chunks that a new receiver gets first; 0 is no limit by time.
+        cache_s: u64 = 0;
+        /// What a receiver gets that has fallen behind by lag_bytes_max: "skip" to the newest chunk, or "close".
+        on_lag: OnLag = OnLag::Skip;
+        /// Bytes of chunks that a receiver may fall behind, counted as in the cache.
+        lag_bytes_max: u64 = 64 << 20;
+        /// Bytes of a chunk; a longer one ends its publisher.
+        message_bytes_max: u64 = 256 << 20;
+        /// Letters of a channel or a key; a longer one gets 404.
+        id_length_max: usize = 128;
+        /// Connections from one IP address; more get 429. 0 is no limit.
+        connections_per_ip_max: usize = 0;
+        /// Addresses that connections_per_ip_max does not count, as IP or IP/BITS.
+        unlimited_from: Vec<String> = Vec::new();
+        /// Addresses that may receive and probe, as IP or IP/BITS; empty is all.
+        play_from: Vec<String> = Vec::new();
+        /// Seconds between heartbeats.
+        heartbeat_interval_s: u64 = 20;
+        /// Seconds without a message after which a peer is gone.
+        silence_timeout_s: u64 = 60;
+        /// Coordinator to ask about publishers, as ws://HOST:PORT or wss://; without it each key is good.
+        coordinator_url: Option<String> = None;
+        /// Secret shared with the coordinator.
+        coordinator_secret: Option<String> = None;
+        /// IP address under which encoders reach this server; without it the coordinator takes the connection's.
+        external_ip: Option<String> = None;
+        /// Port under which encoders reach this server; without it the one that it listens on.
+        external_port: Option<u16> = None;
+        /// Whether encoders reach this server through TLS.
+        external_tls: bool = false;
+    }
+}
+
+options! {
+    /// `[coordinator]`: the coordinator of ws-stream-server, inside `serve` or as `headwater coordinator`
+    CoordinatorSection {
+        /// Addresses of the coordinator, as IP:PORT; none is no coordinator.
+        listen: Vec<SocketAddr> = Vec::new();
+        /// Secret shared with streaming servers and encoders (HS256, HS384 or HS512); without it each is let in.
+        secret: Option<String> = None;
+        /// Deny publishers while no encoder has room, as the original does.
+        require_encoder: bool = false;
+        /// File that keeps what is active over a restart.
+        state_file: PathBuf = PathBuf::from("./coordinator.json");
+        /// Letters of a channel or a key.
+        id_length_max: usize = 128;
+        /// Seconds that a web-hook may take.
+        hook_timeout_s: u64 = 10;
+        /// Seconds in which a streaming server may come back and keep its publishers.
+        reconnect_grace_s: u64 = 30;
+        /// Who knows the keys: `{ url = "…", auth = { type = "basic", user = "…", password = "…" } }`; types are "basic", "bearer" (token), "custom" (value). Without it each key is good.
+        key_verification: Option<HookSection> = None;
+        /// Who is told of streams: as key_verification.
+        event_callback: Option<HookSection> = None;
+        /// What a request to /commands/ must bring, "basic" or "bearer"; without it all get 401.
+        commands_auth: Option<HookAuth> = None;
+    }
+}
+
+/// A web-hook: where it is, and what it wants to see.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HookSection {
+    pub url: String,
+    pub auth: Option<HookAuth>,
+}
+
+/// The value of an Authorization field.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+pub enum HookAuth {
+    Basic { user: String, password: String },
+    Bearer { token: String },
+    Custom { value: String },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLag {
+    Skip,
+    Close,
+}
+
+options! {
     /// `[[live]]`, repeated; the longest matching prefix counts
     LiveSection {
         /// Uploads whose path starts so are listed as LL-HLS and LL-DASH, a publishing point for each folder. `live = []` lists none.
@@ -182,6 +295,8 @@ options! {
         parts: LiveParts = LiveParts::Urls;
         /// What a playlist shows: "window" (the last window_s), or "event" (everything from the start).
         playlist_type: PlaylistType = PlaylistType::Window;
+        /// Where the media come from if not from uploads below the prefix: "/PATH" of an object (PUT or appended), or the name of a channel; the prefix is then the publishing point itself, such as "/live/cam/".
+        source: Option<String> = None;
         /// Content steering: `{ ttl_s = 300, pathways = [{ id = "a" }, { id = "b", host = "b.example" }] }`; the first pathway is the playlist's own host.
         steering: Option<SteeringSection> = None;
     }
@@ -479,6 +594,9 @@ fn sections() -> Vec<(&'static str, Vec<Row>)> {
         ("[headers]", rows::<HeadersSection>(HeadersSection::ROWS)),
         ("[cors]", rows::<CorsSection>(CorsSection::ROWS)),
         ("[compat]", rows::<CompatSection>(CompatSection::ROWS)),
+        ("[append]", rows::<AppendSection>(AppendSection::ROWS)),
+        ("[channels]", rows::<ChannelsSection>(ChannelsSection::ROWS)),
+        ("[coordinator]", rows::<CoordinatorSection>(CoordinatorSection::ROWS)),
         ("[[live]]", rows::<LiveSection>(LiveSection::ROWS)),
         ("[[retention]]", rows::<RetentionSection>(RetentionSection::ROWS)),
     ]
