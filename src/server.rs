@@ -10,16 +10,18 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::channels::{self, Channels, LagRule};
 use crate::connection::cmcd::CmcdLog;
-use crate::connection::{self, Core, Page, Role, listener};
+use crate::connection::{self, Core, Doors, Page, Role, listener};
 use crate::egress::{self, Egress};
-use crate::ingest::{self, Ingest};
+use crate::ingest::{self, AppendSessions, Ingest};
 use crate::operations::admin::Admin;
 use crate::operations::config::{
-    Config, Durability, LiveParts, LiveSection, OnAbort, PlaylistType, SteeringSection,
+    ChannelsSection, Config, Durability, LiveParts, LiveSection, OnAbort, OnLag, PlaylistType,
+    SteeringSection,
 };
 use crate::operations::player::Player;
-use crate::operations::{cors, metrics};
+use crate::operations::{config, cors, metrics};
 use crate::packager::{self, LiveRule, Packager, Pathway, Steering};
 use crate::runtime::buffers::BufferPool;
 use crate::runtime::counters::Counters;
@@ -54,6 +56,9 @@ enum Message {
 /// A running origin.
 pub struct Server {
     pub listen: Vec<SocketAddr>,
+    /// Listeners of append's own, and of channels' own.
+    pub append: Vec<SocketAddr>,
+    pub channels: Vec<SocketAddr>,
     pub admin: SocketAddr,
     pub driver: Driver,
     pub recovered: Recovered,
@@ -87,6 +92,8 @@ struct Parts {
     read_buffers: u16,
     cmcd_lines_per_s_max: u32,
     packager: Arc<Packager>,
+    channels: Arc<Channels>,
+    append_sessions: Arc<AppendSessions>,
     store: Arc<Store>,
     counters: Arc<Counters>,
     offload: Arc<Offload>,
@@ -126,13 +133,9 @@ impl Server {
         let admin = Admin { metrics, player, is_draining: is_draining.clone() };
         let user_timeout_s = config.limits.send_stall_timeout_s.max(USER_TIMEOUT_MIN_S);
         let (admin_listener, admin_address) = bind_one(config.admin, "admin", user_timeout_s)?;
-        let mut listeners = Vec::new();
-        let mut listen = Vec::new();
-        for address in &config.listen {
-            let (first, actual) = bind_one(*address, "listen", user_timeout_s)?;
-            listen.push(actual);
-            listeners.push(first);
-        }
+        let bound = Bound::new(config, user_timeout_s)?;
+        let channels = Channels::new(channels_options(&config.channels)?, store.clone());
+        let append_sessions: Arc<AppendSessions> = Arc::default();
         let offload = Offload::start()?;
         let options = options_of(config, cpus.len(), descriptors)?;
         let undrained = Arc::new(AtomicUsize::new(cpus.len()));
@@ -140,7 +143,11 @@ impl Server {
         let pages: Role = Role::Admin(Arc::new(move |path: &str| {
             admin.page(path).map(|(status, content_type, body)| Page { status, content_type, body })
         }));
-        let mut firsts = Some((listeners, (admin_listener, pages)));
+        let addresses = bound.addresses();
+        let of_doors = |doors| addresses_of(&addresses, doors);
+        let (listen, append) = (of_doors(Bound::common(config)), of_doors(Doors::APPEND));
+        let own_channels = of_doors(Doors::CHANNELS);
+        let mut firsts = Some((bound.listeners, (admin_listener, pages)));
         for (index, cpu) in cpus.iter().enumerate() {
             let parts = Parts {
                 index,
@@ -151,11 +158,13 @@ impl Server {
                 read_buffers: config.limits.read_buffers,
                 cmcd_lines_per_s_max: config.limits.cmcd_lines_per_s_max,
                 packager: packager.clone(),
+                channels: channels.clone(),
+                append_sessions: append_sessions.clone(),
                 store: store.clone(),
                 counters: counters[index].clone(),
                 offload: offload.clone(),
                 mailbox: mailboxes[index].clone(),
-                listeners: listeners_of_core(&listen, user_timeout_s, firsts.take())?,
+                listeners: listeners_of_core(&addresses, user_timeout_s, firsts.take())?,
                 connection_options: options.0.clone(),
                 egress_options: options.1.clone(),
                 ingest_options: options.2.clone(),
@@ -164,7 +173,17 @@ impl Server {
         }
         start_housekeeping(store, offload, is_draining.clone())?;
         let stopper = Stopper { mailboxes, is_draining };
-        Ok(Server { listen, admin: admin_address, driver, recovered, workers, stopper })
+        let channels = own_channels;
+        Ok(Server {
+            listen,
+            append,
+            channels,
+            admin: admin_address,
+            driver,
+            recovered,
+            workers,
+            stopper,
+        })
     }
 
     pub fn stopper(&self) -> Stopper {
@@ -180,18 +199,64 @@ impl Server {
     }
 }
 
+/// Listeners of objects that were bound to learn their ports.
+struct Bound {
+    listeners: Vec<(TcpListener, Role)>,
+}
+
+impl Bound {
+    fn new(config: &Config, user_timeout_s: u64) -> io::Result<Bound> {
+        let mut listeners = Vec::new();
+        let doors = [
+            (&config.listen, Bound::common(config), "listen"),
+            (&config.append.listen, Doors::APPEND, "append.listen"),
+            (&config.channels.listen, Doors::CHANNELS, "channels.listen"),
+        ];
+        for (list, doors, option) in doors {
+            for address in list {
+                let (listener, _) = bind_one(*address, option, user_timeout_s)?;
+                listeners.push((listener, Role::Objects(doors)));
+            }
+        }
+        Ok(Bound { listeners })
+    }
+
+    /// What the common listeners lead to.
+    fn common(config: &Config) -> Doors {
+        let (append, channels) = (&config.append, &config.channels);
+        Doors {
+            http: true,
+            append: append.enabled && append.listen.is_empty(),
+            channels: channels.enabled && channels.listen.is_empty(),
+        }
+    }
+
+    fn addresses(&self) -> Vec<(SocketAddr, Role)> {
+        let address = |(listener, role): &(TcpListener, Role)| {
+            Some((listener.local_addr().ok()?, role.clone()))
+        };
+        self.listeners.iter().filter_map(address).collect()
+    }
+}
+
+fn addresses_of(addresses: &[(SocketAddr, Role)], doors: Doors) -> Vec<SocketAddr> {
+    let is_it = |role: &Role| matches!(role, Role::Objects(found) if *found == doors);
+    addresses.iter().filter(|(_, role)| is_it(role)).map(|(address, _)| *address).collect()
+}
+
 /// The first core gets the listeners that were bound to learn the ports, and the admin address.
 fn listeners_of_core(
-    listen: &[SocketAddr],
+    addresses: &[(SocketAddr, Role)],
     user_timeout_s: u64,
-    firsts: Option<(Vec<TcpListener>, (TcpListener, Role))>,
+    firsts: Option<(Vec<(TcpListener, Role)>, (TcpListener, Role))>,
 ) -> io::Result<Vec<(TcpListener, Role)>> {
     if let Some((first, admin)) = firsts {
-        let objects = first.into_iter().map(|listener| (listener, Role::Objects));
-        return Ok(objects.chain([admin]).collect());
+        return Ok(first.into_iter().chain([admin]).collect());
     }
-    let bind = |address: &SocketAddr| Ok((socket::bind(*address, user_timeout_s)?, Role::Objects));
-    listen.iter().map(bind).collect()
+    let bind = |(address, role): &(SocketAddr, Role)| {
+        Ok((socket::bind(*address, user_timeout_s)?, role.clone()))
+    };
+    addresses.iter().map(bind).collect()
 }
 
 fn bind_one(
@@ -290,7 +355,40 @@ fn live_rule(section: &LiveSection) -> LiveRule {
             PlaylistType::Event => packager::ListKind::Event,
         },
         steering: section.steering.as_ref().map(steering),
+        source: section.source.as_deref().map(source),
     }
+}
+
+/// A path is an object's, a word a channel's.
+fn source(source: &str) -> packager::Source {
+    match source.strip_prefix('/') {
+        Some(object) => packager::Source::Object(object.to_owned()),
+        None => packager::Source::Channel(source.to_owned()),
+    }
+}
+
+fn channels_options(section: &ChannelsSection) -> io::Result<channels::Options> {
+    let ranges = |list: &[String]| {
+        let parsed = list.iter().map(|range| config::parse_range(range));
+        parsed.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)
+    };
+    Ok(channels::Options {
+        cache_bytes_max: section.cache_bytes_max,
+        cache_ms: (section.cache_s > 0).then(|| section.cache_s.saturating_mul(1000)),
+        lag_bytes_max: section.lag_bytes_max,
+        lag_rule: match section.on_lag {
+            OnLag::Skip => LagRule::Skip,
+            OnLag::Close => LagRule::Close,
+        },
+        message_bytes_max: section.message_bytes_max,
+        id_length_max: section.id_length_max,
+        connections_per_ip_max: section.connections_per_ip_max,
+        unlimited_from: ranges(&section.unlimited_from)?,
+        play_from: ranges(&section.play_from)?,
+        heartbeat_interval_s: section.heartbeat_interval_s,
+        silence_timeout_s: section.silence_timeout_s,
+        clock: clock::unix_ms,
+    })
 }
 
 fn steering(section: &SteeringSection) -> Steering {
@@ -355,6 +453,8 @@ fn options_of(config: &Config, cores: usize, descriptors: usize) -> io::Result<D
         query_in_name: config.compat.query_in_name,
         cache_not_found: config.cache_control.not_found.clone(),
         cache_error: config.cache_control.error.clone(),
+        append_prefix: config.append.prefix.clone(),
+        channels_prefix: config.channels.prefix.clone(),
         common_lines: common_lines.clone(),
         preflight_lines: cors::preflight_lines(&cors),
         listed_origins: cors::listed_origins(&cors),
@@ -367,6 +467,7 @@ fn options_of(config: &Config, cores: usize, descriptors: usize) -> io::Result<D
         small_object_bytes_max: config.store.small_object_bytes_max,
         lag_bytes_max: limits.lag_bytes_max,
         send_stall_timeout_s: limits.send_stall_timeout_s,
+        ping_interval_s: config.append.ping_interval_s,
     };
     let ingest = ingest::Options {
         stored_headers: config.headers.stored.clone(),
@@ -374,6 +475,8 @@ fn options_of(config: &Config, cores: usize, descriptors: usize) -> io::Result<D
         is_durable: config.durability == Durability::Sync,
         object_bytes_max: config.store.object_bytes_max,
         body_idle_timeout_s: limits.body_idle_timeout_s,
+        ping_interval_s: config.append.ping_interval_s,
+        append_idle_timeout_s: config.append.idle_timeout_s,
     };
     Ok((Arc::new(connection), Arc::new(egress), Arc::new(ingest)))
 }
@@ -406,6 +509,7 @@ async fn run_core(parts: Parts) -> io::Result<()> {
             core: parts.index,
             store: parts.store.clone(),
             packager: parts.packager.clone(),
+            channels: parts.channels.clone(),
             ring: ring.clone(),
             counters: parts.counters.clone(),
             options: parts.egress_options,
@@ -415,6 +519,8 @@ async fn run_core(parts: Parts) -> io::Result<()> {
             core: parts.index,
             store: parts.store,
             packager: parts.packager,
+            channels: parts.channels,
+            append_sessions: parts.append_sessions,
             ring,
             disk: Disk::new(parts.offload, parts.counters.clone()),
             counters: parts.counters.clone(),
@@ -472,7 +578,7 @@ async fn drain(
     // Uploads end as configured when their sockets do; their readers are cut by that.
     core.deadlines.shut_all(|phase| !matches!(phase, Phase::Sending | Phase::Following));
     // The admin address says "draining" to the end.
-    for (listener, role) in listeners.iter().filter(|(_, role)| matches!(role, Role::Objects)) {
+    for (listener, role) in listeners.iter().filter(|(_, role)| matches!(role, Role::Objects(_))) {
         listener::stop(core, listener, role);
     }
     while !core.deadlines.is_empty() && clock::now() < deadline {

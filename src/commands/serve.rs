@@ -104,6 +104,11 @@ pub fn announce(server: &Server) -> std::io::Result<()> {
     for address in &server.listen {
         writeln!(out, "listening on http://{address}")?;
     }
+    for (door, addresses) in [("append", &server.append), ("channels", &server.channels)] {
+        for address in addresses {
+            writeln!(out, "{door} on http://{address}")?;
+        }
+    }
     writeln!(out, "admin on http://{}", server.admin)?;
     out.flush()
 }

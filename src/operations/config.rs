@@ -3,9 +3,10 @@
 //!
 //! Precedence: defaults, then the file, then the command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 macro_rules! options {
@@ -455,12 +456,50 @@ impl Config {
         if self.retention.iter().any(|rule| !rule.prefix.starts_with('/')) {
             return wrong("retention.prefix", "a prefix starts with a slash");
         }
+        self.check_websockets()?;
         self.check_live()
+    }
+
+    fn check_websockets(&self) -> Result<(), ConfigError> {
+        let wrong = |key, why: String| Err(ConfigError::Value { key, why });
+        let (append, channels) = (&self.append, &self.channels);
+        for (key, prefix) in
+            [("append.prefix", &append.prefix), ("channels.prefix", &channels.prefix)]
+        {
+            let is_folder = prefix.starts_with('/') && prefix.ends_with('/');
+            if !is_folder || prefix.contains(|c: char| c.is_control() || c == '%') {
+                return wrong(key, format!("{prefix:?} is not a folder such as \"/\" or \"/ws/\""));
+            }
+        }
+        if append.ping_interval_s == 0 || append.idle_timeout_s <= append.ping_interval_s {
+            let why = "ping_interval_s is at least 1, and idle_timeout_s longer".to_owned();
+            return wrong("append", why);
+        }
+        if channels.heartbeat_interval_s == 0 || channels.silence_timeout_s == 0 {
+            let why = "heartbeat_interval_s and silence_timeout_s are at least 1".to_owned();
+            return wrong("channels", why);
+        }
+        if channels.id_length_max == 0 || channels.message_bytes_max == 0 {
+            return wrong(
+                "channels",
+                "id_length_max and message_bytes_max are at least 1".to_owned(),
+            );
+        }
+        for (key, list) in [
+            ("channels.unlimited_from", &channels.unlimited_from),
+            ("channels.play_from", &channels.play_from),
+        ] {
+            for range in list {
+                parse_range(range).map_err(|why| ConfigError::Value { key, why })?;
+            }
+        }
+        Ok(())
     }
 
     fn check_live(&self) -> Result<(), ConfigError> {
         for (index, rule) in self.live.iter().enumerate() {
             rule.check()?;
+            rule.check_source(self.channels.id_length_max)?;
             if self.live[..index].iter().any(|other| other.prefix == rule.prefix) {
                 let why = format!("{} is there twice", rule.prefix);
                 return Err(ConfigError::Value { key: "live.prefix", why });
@@ -535,6 +574,21 @@ impl LiveSection {
             return wrong("live.window_s", format!("{WINDOW_S_MAX} at most (a day)"));
         }
         self.steering.as_ref().map_or(Ok(()), SteeringSection::check)
+    }
+}
+
+impl LiveSection {
+    fn check_source(&self, id_length_max: usize) -> Result<(), ConfigError> {
+        let Some(source) = &self.source else { return Ok(()) };
+        let is_id = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        let is_path = source.len() > 1 && source.starts_with('/') && !source.ends_with('/');
+        let is_channel =
+            !source.is_empty() && source.len() <= id_length_max && source.chars().all(is_id);
+        if is_path || is_channel {
+            return Ok(());
+        }
+        let why = format!("{source:?} is neither a path such as \"/a/cam.ts\" nor a channel");
+        Err(ConfigError::Value { key: "live.source", why })
     }
 }
 
@@ -618,6 +672,13 @@ fn set(table: &mut toml::Table, key: &str, value: toml::Value) -> Result<(), Con
             set(inner, rest, value)
         }
     }
+}
+
+/// An address, or a range as IP/BITS.
+pub fn parse_range(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    let range = address.or_else(|_| text.parse::<IpNet>());
+    range.map_err(|_| format!("{text:?} is neither an IP address nor IP/BITS"))
 }
 
 /// `KEY=VALUE` of `--set`; a value that is not TOML is taken as text.
