@@ -2,7 +2,8 @@
 //!
 //! `http1` (requests, bodies, ranges, response heads), `multipart` (byteranges), `media_type`, the
 //! containers that publishers send: `fmp4`, `mpegts`, and the cues that both carry: `scte35`. What
-//! players ask for first: `playlist` (HLS) and `manifest` (DASH), with the `numbers` in them.
+//! players ask for first: `playlist` (HLS) and `manifest` (DASH), with the `numbers` in them. And
+//! the frames of `websocket`.
 
 mod bit_reader;
 pub mod fmp4;
@@ -14,3 +15,4 @@ pub mod multipart;
 pub mod numbers;
 pub mod playlist;
 pub mod scte35;
+pub mod websocket;
