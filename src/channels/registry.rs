@@ -425,3 +425,191 @@ impl Drop for Publication {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::channels::{Answer, LagRule};
+    use crate::store::{
+        MessageEnd, MessageKind, MessageWindow, ObjectInfo, Partial, StoreOptions, Writer,
+    };
+
+    static NOW_MS: AtomicU64 = AtomicU64::new(1_000_000);
+
+    fn channels(cache_bytes_max: u64, cache_ms: Option<u64>) -> Arc<Channels> {
+        let store = Store::open(StoreOptions {
+            data: None,
+            extent_bytes: 4096,
+            keep_aborted: false,
+            objects_max: 10,
+            object_bytes_max: 1 << 20,
+            open_files_max: 10,
+            mappings_max: 10,
+            body_cache_bytes_max: 0,
+            total_bytes_max: None,
+            watched_names_max: 1,
+            retention: Vec::new(),
+            clock: || 1,
+            signal: Box::new(|_core, list| list.fire()),
+        });
+        let options = Options {
+            cache_bytes_max,
+            cache_ms,
+            lag_bytes_max: 1 << 20,
+            lag_rule: LagRule::Skip,
+            message_bytes_max: 1 << 20,
+            id_length_max: 8,
+            connections_per_ip_max: 0,
+            unlimited_from: Vec::new(),
+            play_from: Vec::new(),
+            heartbeat_interval_s: 20,
+            silence_timeout_s: 60,
+            clock: || NOW_MS.load(Ordering::SeqCst),
+        };
+        Channels::new(options, store.unwrap())
+    }
+
+    fn request(channel: &str, key: &str) -> PublishRequest {
+        PublishRequest {
+            channel: channel.to_owned(),
+            key: key.to_owned(),
+            ip: IpAddr::from([127, 0, 0, 1]),
+        }
+    }
+
+    fn go_live(channels: &Arc<Channels>, channel: &str, key: &str) -> (Writer, Publication) {
+        let claim = channels.claim(request(channel, key)).unwrap();
+        let info = ObjectInfo::default();
+        let mut writer = channels.store.begin_unnamed("channel", info, None).unwrap();
+        writer.keep_messages(MessageWindow { bytes_max: 1 << 20, count_max: usize::MAX });
+        let publication = claim.go_live(writer.object().clone(), "id1".to_owned(), None);
+        (writer, publication)
+    }
+
+    fn send(writer: &mut Writer, publication: &Publication, bytes: usize) {
+        let chunk = vec![7; bytes];
+        let end = MessageEnd {
+            offset: writer.written() + bytes as u64,
+            kind: MessageKind::Binary,
+        };
+        writer.append_messages(&[IoSlice::new(&chunk)], &[end], Partial::Visible).unwrap();
+        publication.note_message(writer.object().messages().1 - 1);
+    }
+
+    fn start_of(channels: &Arc<Channels>, key: &str) -> u64 {
+        match channels.look("a", key) {
+            Look::Live(start) => start.number,
+            Look::Free => panic!("nobody publishes"),
+            Look::WrongKey => panic!("the key is wrong"),
+        }
+    }
+
+    #[test]
+    fn a_channel_has_one_publisher() {
+        let channels = channels(1000, None);
+        let claim = channels.claim(request("a", "k")).unwrap();
+        assert!(channels.claim(request("a", "k")).is_none() && channels.is_taken("a"));
+        assert!(channels.claim(request("b", "k")).is_some());
+        drop(claim);
+        assert!(!channels.is_taken("a"), "a claim that comes to nothing frees its channel");
+        let (_writer, publication) = go_live(&channels, "a", "k");
+        assert!(channels.claim(request("a", "k")).is_none());
+        drop(publication);
+        assert!(channels.claim(request("a", "k")).is_some());
+        assert_eq!(channels.gauges(), (0, 0), "nobody is left");
+    }
+
+    #[test]
+    fn the_key_is_that_of_the_publisher() {
+        let channels = channels(1000, None);
+        let early = channels.seat("a");
+        assert!(matches!(early.look("other"), Look::Free));
+        let (_writer, _publication) = go_live(&channels, "a", "k");
+        for key in ["other", "", "kk", "K"] {
+            assert!(matches!(early.look(key), Look::WrongKey), "{key:?}");
+        }
+        assert!(matches!(early.look("k"), Look::Live(_)));
+    }
+
+    #[test]
+    fn the_cache_is_limited_by_size_and_can_be_cleared() {
+        let channels = channels(100, None);
+        let (mut writer, publication) = go_live(&channels, "a", "k");
+        assert_eq!(start_of(&channels, "k"), 0);
+        // Each counts 36: two fit.
+        (0..5).for_each(|_| send(&mut writer, &publication, 20));
+        assert_eq!(start_of(&channels, "k"), 3);
+        send(&mut writer, &publication, 84);
+        assert_eq!(start_of(&channels, "k"), 5, "84 and 16 are exactly what fits");
+        send(&mut writer, &publication, 85);
+        assert_eq!(start_of(&channels, "k"), 7, "what does not fit is not in the cache");
+        channels.seat("a").end_cache();
+        send(&mut writer, &publication, 1);
+        assert_eq!(start_of(&channels, "k"), 8, "nothing but what comes");
+    }
+
+    #[test]
+    fn the_cache_is_limited_by_time() {
+        let channels = channels(1000, Some(500));
+        let (mut writer, publication) = go_live(&channels, "a", "k");
+        let start = NOW_MS.load(Ordering::SeqCst);
+        for step in 0..10 {
+            NOW_MS.store(start + step * 200, Ordering::SeqCst);
+            send(&mut writer, &publication, 1);
+        }
+        assert_eq!(start_of(&channels, "k"), 7, "the last 500 ms");
+        NOW_MS.store(start + 10_000, Ordering::SeqCst);
+        assert_eq!(start_of(&channels, "k"), 10);
+    }
+
+    struct Deny;
+
+    impl Gatekeeper for Deny {
+        fn ask(&self, request: PublishRequest, answer: Answer) {
+            match request.key.as_str() {
+                "dropped" => drop(answer),
+                "good" => answer(Verdict::Accept { stream_id: "s".to_owned() }),
+                _ => answer(Verdict::Deny),
+            }
+        }
+
+        fn ended(&self, _running: &Running) {}
+    }
+
+    #[test]
+    fn a_gatekeeper_decides_even_by_forgetting_to() {
+        let channels = channels(1000, None);
+        let verdict = |key| {
+            let claim = channels.claim(request("a", key)).unwrap();
+            claim.ask().poll_verdict(&mut Context::from_waker(Waker::noop()))
+        };
+        let accepted = |id: &str| Poll::Ready(Verdict::Accept { stream_id: id.to_owned() });
+        assert_eq!(verdict("any"), accepted(""), "nobody is there to refuse");
+        channels.set_gatekeeper(Arc::new(Deny));
+        assert_eq!(verdict("good"), accepted("s"));
+        assert_eq!(verdict("bad"), Poll::Ready(Verdict::Deny));
+        assert_eq!(verdict("dropped"), Poll::Ready(Verdict::Deny));
+    }
+
+    #[test]
+    fn a_kill_names_its_stream_or_none() {
+        let channels = channels(1000, None);
+        let (_writer, mut publication) = go_live(&channels, "a", "k");
+        let mut is_killed = || {
+            let mut context = Context::from_waker(Waker::noop());
+            publication.poll_killed(0, &mut context).is_ready()
+        };
+        assert!(!is_killed());
+        channels.kill("a", Some("other"));
+        channels.kill("b", None);
+        assert!(!is_killed());
+        channels.rename("a", "other", "x");
+        channels.rename("a", "id1", "id2");
+        assert_eq!(channels.running()[0].stream_id, "id2");
+        channels.kill("a", Some("id2"));
+        assert!(is_killed());
+    }
+}

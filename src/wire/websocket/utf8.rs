@@ -46,6 +46,13 @@ impl Utf8 {
         self.pending_len
     }
 
+    /// Of bytes that are no text, or not known to be.
+    pub fn broken() -> Utf8 {
+        let mut utf8 = Utf8::new();
+        utf8.push(&[0xff]);
+        utf8
+    }
+
     pub fn reset(&mut self) {
         *self = Utf8::default();
     }
