@@ -19,8 +19,8 @@ use crate::runtime::deadlines::{Deadline, Phase};
 use crate::runtime::socket::Socket;
 use crate::runtime::worker::yield_now;
 use crate::store::{
-    BeginError, NewObject, ObjectInfo, RECORD_BYTES_MAX, StorageError, Visibility, WriteError,
-    WriteRule, Writer,
+    BeginError, Ending, NewObject, ObjectInfo, RECORD_BYTES_MAX, StorageError, Visibility,
+    WriteError, WriteRule, Writer,
 };
 use crate::wire::http1::{BodyDecoder, BodyError, Framing};
 use crate::wire::media_type::{self, Class};
@@ -183,8 +183,14 @@ impl Upload {
             if class == Class::Manifest { Visibility::WhenSealed } else { Visibility::AtOnce };
         let (store, core) = (ingest.store.clone(), Some(ingest.core));
         let begin = move || {
-            let rule = WriteRule::TakeOver;
-            store.begin(NewObject { name: &self.name, info: self.info, visibility, rule, core })
+            store.begin(NewObject {
+                name: &self.name,
+                info: self.info,
+                visibility,
+                rule: WriteRule::TakeOver,
+                ending: Ending::Torn,
+                core,
+            })
         };
         let writer = ingest.disk.run(begin).await?;
         let watcher = match feed {
