@@ -2,23 +2,24 @@
 //!
 //! Every file outside the store's own folder is a sealed object: with a record if Headwater wrote
 //! it, plain otherwise. Files in the open folder are uploads that a dead process left: deleted, or
-//! sealed as torn (`on_abort = "keep"`). A sealed file that is shorter than its record says was torn
-//! by a power cut; it is moved to the damaged folder and never served.
+//! sealed as torn (`on_abort = "keep"`). What was appended to is sealed as far as its bytes go, in the
+//! open folder or under its name. A sealed file that is shorter than its record says was torn by a
+//! power cut; it is moved to the damaged folder and never served, unless it was continued and is all
+//! there up to a place where it was sealed before.
 
-use std::collections::{HashSet, VecDeque};
-use std::io::{self, Read};
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use xxhash_rust::xxh3::Xxh3;
-
 use super::Millis;
+use super::digest::{Base, Fingerprint, hasher_behind};
 use super::directory::Store;
 use super::extent::{Extent, Place};
 use super::format::{self, Layout, Record, SealRecord};
-use super::object::{Object, ObjectInfo, Seal};
+use super::object::{Ending, Object, ObjectInfo, Seal};
 
 /// What recovery did, for the log and the metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,7 +44,7 @@ impl Store {
             return Ok(found);
         };
         self.recover_open(layout, &mut found)?;
-        let mut ids = HashSet::new();
+        let mut owners = HashMap::new();
         let mut folders = vec![layout.root().to_owned()];
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(&folder)? {
@@ -52,11 +53,11 @@ impl Store {
                 if kind.is_dir() && entry.file_name() != format::OWN_FOLDER {
                     folders.push(entry.path());
                 } else if kind.is_file() {
-                    self.recover_file(layout, &entry.path(), &mut ids, &mut found);
+                    self.recover_file(layout, &entry.path(), &mut owners, &mut found);
                 }
             }
         }
-        recover_extents(layout, &ids, &mut found)?;
+        recover_extents(layout, &owners, &mut found)?;
         Ok(found)
     }
 
@@ -64,15 +65,15 @@ impl Store {
         &self,
         layout: &Layout,
         path: &Path,
-        ids: &mut HashSet<u64>,
+        owners: &mut HashMap<u64, u64>,
         found: &mut Recovered,
     ) {
         let Some(name) = name_of_path(layout, path) else {
             return;
         };
-        match sealed_object(layout, &name, path) {
+        match sealed_object(layout, &name, path, (self.options.clock)()) {
             Ok(Some(object)) => {
-                ids.insert(object.id);
+                owners.insert(object.id, object.extents.read().list.len() as u64);
                 found.objects += 1;
                 found.bytes += object.tail();
                 self.insert_sealed(object);
@@ -80,10 +81,7 @@ impl Store {
             Ok(None) => {}
             Err(Damaged) => {
                 found.damaged += 1;
-                let target = layout.damaged_folder().join(name.replace('/', "%2F"));
-                tracing::error!(object = %name, moved_to = %target.display(),
-                    "bytes of a sealed object are missing (power cut?): not served");
-                let _ = std::fs::rename(path, target);
+                set_aside(layout, path, "bytes of a sealed object are missing (power cut?)");
             }
         }
     }
@@ -92,8 +90,17 @@ impl Store {
         for entry in std::fs::read_dir(layout.open_folder())? {
             let path = entry?.path();
             let now_ms = (self.options.clock)();
-            if self.options.keep_aborted && keep_open_file(layout, &path, None, now_ms).is_some() {
+            let must_stay = Record::read_from(&path)
+                .is_some_and(|r| r.ending == Ending::Sealed && format::is_object_name(&r.name));
+            if (must_stay || self.options.keep_aborted)
+                && keep_open_file(layout, &path, None, now_ms).is_some()
+            {
                 found.kept += 1;
+                continue;
+            }
+            if must_stay {
+                set_aside(layout, &path, "an appended object cannot have its name back");
+                found.damaged += 1;
                 continue;
             }
             std::fs::remove_file(&path)?;
@@ -101,6 +108,14 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Take a file out of service.
+fn set_aside(layout: &Layout, path: &Path, reason: &str) {
+    let relative = path.strip_prefix(layout.root()).unwrap_or(path).to_string_lossy();
+    let target = layout.damaged_folder().join(relative.replace('/', "%2F"));
+    tracing::error!(file = %relative, moved_to = %target.display(), "not served: {reason}");
+    let _ = std::fs::rename(path, target);
 }
 
 /// Seal what an interrupted upload left at `path` in the open folder, and give it its name. One that
@@ -114,28 +129,39 @@ pub(super) fn keep_open_file(
     let record = Record::read_from(path).filter(|record| format::is_object_name(&record.name))?;
     let target = layout.object(&record.name);
     if std::fs::symlink_metadata(&target).is_ok_and(|found| found.is_dir()) {
-        return None;
+        // An empty folder is a left-over of objects that are gone.
+        std::fs::remove_dir(&target).ok()?;
     }
     if record.sealed.is_none() {
-        let (digest, length) = measure_extents(layout, &record, path, digest).ok()?;
-        if length == 0 {
+        let (digest, length) = measure(layout, &record, path, None, digest).ok()?;
+        let torn = record.ending == Ending::Torn;
+        if length == 0 && torn {
             return None;
         }
-        let sealed = Some(SealRecord { length, digest, sealed_ms, torn: true });
-        let file = std::fs::File::options().write(true).open(path).ok()?;
-        Record { sealed, ..record.clone() }.write_to(&file).ok()?;
+        let sealed = Some(SealRecord { length, digest, sealed_ms, torn });
+        write_record(&Record { sealed, ..record.clone() }, path).ok()?;
     }
     std::fs::create_dir_all(target.parent()?).ok()?;
     std::fs::rename(path, &target).ok()?;
-    sealed_object(layout, &record.name, &target).ok().flatten()
+    sealed_object(layout, &record.name, &target, sealed_ms).ok().flatten()
 }
 
-/// Delete extents whose object is not there.
-fn recover_extents(layout: &Layout, ids: &HashSet<u64>, found: &mut Recovered) -> io::Result<()> {
+fn write_record(record: &Record, path: &Path) -> io::Result<()> {
+    record.write_to(&std::fs::File::options().write(true).open(path)?)
+}
+
+/// Delete extents whose object is not there, or does not reach so far.
+fn recover_extents(
+    layout: &Layout,
+    owners: &HashMap<u64, u64>,
+    found: &mut Recovered,
+) -> io::Result<()> {
     for entry in std::fs::read_dir(layout.extents_folder())? {
         let entry = entry?;
-        let owner = entry.file_name().to_str().and_then(format::parse_extent_name);
-        if owner.is_none_or(|(id, _)| !ids.contains(&id)) {
+        let named = entry.file_name().to_str().and_then(format::parse_extent_name);
+        let is_owned =
+            named.is_some_and(|(id, index)| owners.get(&id).is_some_and(|count| index < *count));
+        if !is_owned {
             std::fs::remove_file(entry.path())?;
             found.orphans += 1;
         }
@@ -143,15 +169,17 @@ fn recover_extents(layout: &Layout, ids: &HashSet<u64>, found: &mut Recovered) -
     Ok(())
 }
 
-/// Digest and length of an interrupted upload: its extents as long as they are full. A digest that is
-/// known already is taken.
-fn measure_extents(
+/// Digest and length of what is there of an object: its extents as long as they are full. Bytes below
+/// `base` are not read. A digest that is known already is taken.
+fn measure(
     layout: &Layout,
     record: &Record,
     first: &Path,
+    base: Option<&Base>,
     known: Option<u64>,
 ) -> io::Result<(u64, u64)> {
-    let (mut digest, mut length) = (Xxh3::new(), 0);
+    let (mut hasher, mut length) = (hasher_behind(base), 0);
+    let unread = base.map_or(0, |base| base.length);
     let mut buffer = vec![0; 1 << 20];
     for index in 0.. {
         let path = if index == 0 { first.to_owned() } else { layout.extent(record.id, index) };
@@ -160,20 +188,21 @@ fn measure_extents(
             Err(error) if error.kind() == io::ErrorKind::NotFound => break,
             Err(error) => return Err(error),
         };
-        let extent_length = file.metadata()?.len();
+        let extent_length = file.metadata()?.len().min(record.extent_bytes);
+        file.seek(SeekFrom::Start(unread.saturating_sub(length).min(extent_length)))?;
         while known.is_none() {
             let got = file.read(&mut buffer)?;
             if got == 0 {
                 break;
             }
-            digest.update(&buffer[..got]);
+            hasher.update(&buffer[..got]);
         }
         length += extent_length;
         if extent_length < record.extent_bytes {
             break;
         }
     }
-    Ok((known.unwrap_or_else(|| digest.digest()), length))
+    Ok((known.unwrap_or_else(|| hasher.digest()), length))
 }
 
 fn name_of_path(layout: &Layout, path: &Path) -> Option<String> {
@@ -183,45 +212,123 @@ fn name_of_path(layout: &Layout, path: &Path) -> Option<String> {
 }
 
 /// A plain file that appeared since the start, as an object.
-pub(super) fn adopt_file(layout: &Layout, name: &str, path: &Path) -> Option<Object> {
-    sealed_object(layout, name, path).ok().flatten()
+pub(super) fn adopt_file(layout: &Layout, name: &str, now_ms: Millis) -> Option<Object> {
+    sealed_object(layout, name, &layout.object(name), now_ms).ok().flatten()
 }
 
 struct Damaged;
 
 /// The object that the file at `path` is; `None` if there is none (gone, or not a regular file).
-fn sealed_object(layout: &Layout, name: &str, path: &Path) -> Result<Option<Object>, Damaged> {
+fn sealed_object(
+    layout: &Layout,
+    name: &str,
+    path: &Path,
+    now_ms: Millis,
+) -> Result<Option<Object>, Damaged> {
     let Ok(metadata) = std::fs::symlink_metadata(path) else {
         return Ok(None);
     };
     if !metadata.is_file() {
         return Ok(None);
     }
-    let record = Record::read_from(path).filter(|record| record.name == name);
-    let Some((record, seal)) = record.and_then(|mut r| r.sealed.take().map(|seal| (r, seal)))
-    else {
-        return Ok(Some(plain_object(name, path, &metadata)));
+    let plain = || Ok(Some(plain_object(name, path, &metadata)));
+    let Some(mut record) = Record::read_from(path).filter(|record| record.name == name) else {
+        return plain();
+    };
+    if let Some(base) = record.open_base() {
+        return seal_again(layout, record, path, base, now_ms);
+    }
+    let Some(seal) = record.sealed.take() else {
+        return match record.ending {
+            Ending::Torn => plain(),
+            Ending::Sealed => seal_from(layout, record, path, None, now_ms),
+        };
     };
     let first_length = seal.length.min(record.extent_bytes);
-    if metadata.len() != first_length {
-        // Changed on purpose after the seal, or torn by a power cut?
-        let changed_later = modified_ms(&metadata) > seal.sealed_ms + 2000;
-        let plain = changed_later.then(|| plain_object(name, path, &metadata));
-        return plain.map(Some).ok_or(Damaged);
+    // Changed on purpose after the seal, or torn by a power cut?
+    if metadata.len() != first_length && modified_ms(&metadata) > seal.sealed_ms + 2000 {
+        return plain();
     }
-    let mut extents = VecDeque::new();
-    for index in 0..seal.length.div_ceil(record.extent_bytes).max(1) {
-        let start = index * record.extent_bytes;
-        let at = if index == 0 { path.to_owned() } else { layout.extent(record.id, index) };
-        let length = (seal.length - start).min(record.extent_bytes);
-        if index > 0 && !std::fs::metadata(&at).is_ok_and(|found| found.len() >= length) {
-            return Err(Damaged);
+    let is_whole = metadata.len() == first_length && has_extents(layout, &record, seal.length);
+    match record.bases.last().copied() {
+        _ if is_whole => Ok(Some(object_of(layout, record, path, seal))),
+        // What came behind its last continuation is not all there, what was sealed before it is.
+        Some(base) => {
+            tracing::error!(object = %name, length = seal.length,
+                "bytes of a continued object are missing (power cut?): sealed as far as they go");
+            seal_from(layout, record, path, Some(base), now_ms)
         }
-        extents.push_back(Arc::new(Extent::new(start, record.extent_bytes, Place::Path(at), None)));
+        None => Err(Damaged),
     }
-    let etag = Seal::content_etag(seal.length, seal.digest);
-    let seal = Seal { etag, modified_ms: seal.sealed_ms, length: seal.length };
-    Ok(Some(Object::sealed(name, record.id, record.info, extents, seal)))
+}
+
+/// An object that was open behind `base` when the server died, or could not seal it.
+fn seal_again(
+    layout: &Layout,
+    mut record: Record,
+    path: &Path,
+    base: Base,
+    now_ms: Millis,
+) -> Result<Option<Object>, Damaged> {
+    let (_, length) = measure(layout, &record, path, None, Some(0)).map_err(|_| Damaged)?;
+    if length > base.length {
+        return seal_from(layout, record, path, Some(base), now_ms);
+    }
+    if length < base.length {
+        return Err(Damaged);
+    }
+    // Nothing came: it is what it was.
+    record.bases.pop();
+    let Some(seal) = record.sealed.clone() else {
+        let file = std::fs::File::options().write(true).open(path);
+        let _ = file.and_then(|file| format::remove_record(&file));
+        let metadata = std::fs::symlink_metadata(path).map_err(|_| Damaged)?;
+        return Ok(Some(plain_object(&record.name, path, &metadata)));
+    };
+    let _ = write_record(&record, path);
+    Ok(Some(object_of(layout, record, path, seal)))
+}
+
+/// Seal what is there, which must reach as far as `base`.
+fn seal_from(
+    layout: &Layout,
+    record: Record,
+    path: &Path,
+    base: Option<Base>,
+    now_ms: Millis,
+) -> Result<Option<Object>, Damaged> {
+    let measured = measure(layout, &record, path, base.as_ref(), None);
+    let (digest, length) = measured.map_err(|_| Damaged)?;
+    if base.is_some_and(|base| length < base.length) {
+        return Err(Damaged);
+    }
+    let seal = SealRecord { length, digest, sealed_ms: now_ms, torn: false };
+    let record = Record { sealed: Some(seal.clone()), ..record };
+    if let Err(error) = write_record(&record, path) {
+        tracing::error!(object = %record.name, %error, "the seal of an appended object cannot be written");
+    }
+    Ok(Some(object_of(layout, record, path, seal)))
+}
+
+/// All extents but the first are there.
+fn has_extents(layout: &Layout, record: &Record, length: u64) -> bool {
+    (1..length.div_ceil(record.extent_bytes)).all(|index| {
+        let wanted = (length - index * record.extent_bytes).min(record.extent_bytes);
+        let found = std::fs::metadata(layout.extent(record.id, index));
+        found.is_ok_and(|found| found.len() >= wanted)
+    })
+}
+
+fn object_of(layout: &Layout, record: Record, path: &Path, seal: SealRecord) -> Object {
+    let count = seal.length.div_ceil(record.extent_bytes).max(1);
+    let extent = |index| {
+        let at = if index == 0 { path.to_owned() } else { layout.extent(record.id, index) };
+        let start = index * record.extent_bytes;
+        Arc::new(Extent::new(start, record.extent_bytes, Place::Path(at), None))
+    };
+    let extents: VecDeque<_> = (0..count).map(extent).collect();
+    let seal = Seal::of_content(seal.length, seal.digest, seal.sealed_ms);
+    Object::sealed(&record.name, record.id, record.info, extents, seal)
 }
 
 /// A file without a record: its entity tag is made of what the file system knows.
@@ -232,6 +339,7 @@ fn plain_object(name: &str, path: &Path, metadata: &std::fs::Metadata) -> Object
         etag: format!("\"{length:x}-m{modified_ns:x}\""),
         modified_ms: modified_ms(metadata),
         length,
+        fingerprint: Fingerprint::Modified(modified_ns as u64),
     };
     let extent = Extent::new(0, length.max(1), Place::Path(path.to_owned()), None);
     let info = ObjectInfo { created_ms: seal.modified_ms, ..ObjectInfo::default() };
