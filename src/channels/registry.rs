@@ -491,10 +491,7 @@ mod tests {
 
     fn send(writer: &mut Writer, publication: &Publication, bytes: usize) {
         let chunk = vec![7; bytes];
-        let end = MessageEnd {
-            offset: writer.written() + bytes as u64,
-            kind: MessageKind::Binary,
-        };
+        let end = MessageEnd { offset: writer.written() + bytes as u64, kind: MessageKind::Binary };
         writer.append_messages(&[IoSlice::new(&chunk)], &[end], Partial::Visible).unwrap();
         publication.note_message(writer.object().messages().1 - 1);
     }

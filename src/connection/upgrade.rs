@@ -177,9 +177,11 @@ fn follow(case: &Case<'_>, target: &Target<'_>) -> Result<Option<Upgrade>, Reply
         return Ok(None);
     };
     let offset = field(case.request, OFFSET).and_then(|offset| offset.parse().ok());
-    let resume_at = offset.filter(|at| *at >= object.head() && *at <= object.tail());
     let offered = websocket::handshake(case.request.headers).map_err(Reply::of_handshake)?;
     let is_binary = offered.protocols.iter().any(|protocol| *protocol == BINARY);
+    // In the middle of a character there is no text.
+    let is_there = |at: &u64| is_binary && *at >= object.head() && *at <= object.tail();
+    let resume_at = offset.filter(is_there);
     let mut head = switching(case.request, is_binary.then_some(BINARY))?;
     if offset.is_some() {
         let mut lines = HeadWriter::resume(&mut head);

@@ -19,7 +19,7 @@ use super::messages_out::{ABORTED, MessagesOut, NORMAL, Over};
 use crate::runtime::deadlines::{Deadline, Phase};
 use crate::runtime::socket::Socket;
 use crate::runtime::timers::Pulse;
-use crate::store::{Life, Message, MessageKind, MessageLook, Object, Reader};
+use crate::store::{Life, Message, MessageEnd, MessageKind, MessageLook, Object, Reader};
 use crate::wire::websocket::{FrameHead, Opcode};
 
 /// A character of UTF-8 lacks so many bytes at most.
@@ -71,10 +71,9 @@ async fn run(
         Some(at) => (Bytes::new(), at),
         None => late_start(&object),
     };
-    let mut place =
-        Place { reader: out.reader(&object, start), next: object.messages().1, is_binary };
+    let mut place = Place { reader: out.reader(&object, start), next: 0, is_binary };
     out.watch_lag(&place.reader);
-    place.opening(&mut out, &preamble).await?;
+    place.up_to_edge(&mut out, &preamble).await?;
     let kind = if is_binary { Opcode::Binary } else { Opcode::Text };
     out.put(FrameHead::new(kind, true, 0).as_bytes());
     out.put(PING);
@@ -93,7 +92,7 @@ async fn run(
 /// Where a follower is.
 struct Place {
     reader: Reader,
-    /// The next message, if the object has messages.
+    /// Number of the next message.
     next: u64,
     is_binary: bool,
 }
@@ -103,49 +102,25 @@ impl Place {
         self.reader.object()
     }
 
-    /// Everything that is there, as one message; none if that is nothing.
-    async fn opening(&mut self, out: &mut MessagesOut<'_>, preamble: &[u8]) -> Result<(), Over> {
-        let object = self.object().clone();
-        let (end, pending) = match object.message(self.next.wrapping_sub(1)) {
-            MessageLook::Here(last) => (last.end, pending_of(&last)),
-            // What was there before its present appender came.
-            _ => (object.tail(), object.tail().saturating_sub(object.text_end())),
-        };
-        if end <= self.reader.offset() && preamble.is_empty() {
+    /// Everything up to the last message, as one message; none if that is nothing.
+    async fn up_to_edge(&mut self, out: &mut MessagesOut<'_>, preamble: &[u8]) -> Result<(), Over> {
+        let edge = Edge::of(self.object());
+        self.next = edge.next;
+        if edge.end <= self.reader.offset() && preamble.is_empty() {
             return Ok(());
         }
-        self.send_up_to(out, preamble, (end, pending)).await
-    }
-
-    /// Bytes whose boundaries do not matter, as one message: text if all before them is.
-    async fn send_up_to(
-        &mut self,
-        out: &mut MessagesOut<'_>,
-        preamble: &[u8],
-        (end, pending): (u64, u64),
-    ) -> Result<(), Over> {
-        let text_end = end.saturating_sub(pending).max(self.reader.offset());
-        let is_text = !self.is_binary
-            && preamble.is_empty()
-            && pending <= PENDING_BYTES_MAX
-            && self.object().text_end() >= text_end;
-        let (kind, end) = if is_text { (Opcode::Text, text_end) } else { (Opcode::Binary, end) };
+        let text_end = edge.text_end.filter(|_| !self.is_binary && preamble.is_empty());
+        let (kind, end) = text_end.map_or((Opcode::Binary, edge.end), |end| (Opcode::Text, end));
+        let end = end.max(self.reader.offset());
         out.message(kind, preamble, &mut self.reader, end).await
     }
 
     /// Send the next message if it is there.
     async fn send_next(&mut self, out: &mut MessagesOut<'_>) -> Result<bool, Over> {
-        let object = self.object().clone();
-        match object.message(self.next) {
+        match self.object().message(self.next) {
             MessageLook::Here(message) => self.send_message(out, message).await?,
             // It fell far behind: the boundaries are forgotten, the bytes are not.
-            MessageLook::Forgotten { first } => {
-                if let MessageLook::Here(message) = object.message(first) {
-                    let pending = u64::from(message.pending_before);
-                    self.send_up_to(out, &[], (message.start, pending)).await?;
-                    self.next = first;
-                }
-            }
+            MessageLook::Forgotten { .. } => self.up_to_edge(out, &[]).await?,
             MessageLook::NotYet => return Ok(false),
         }
         out.watch_lag(&self.reader);
@@ -169,7 +144,8 @@ impl Place {
         if is_held_back {
             return Ok(());
         }
-        out.message(kind, &[], &mut self.reader, end.max(self.reader.offset())).await
+        let end = end.max(self.reader.offset());
+        out.message(kind, &[], &mut self.reader, end).await
     }
 
     fn is_over(&self) -> bool {
@@ -195,10 +171,64 @@ impl Place {
     }
 }
 
-/// Bytes at the end of a message that are the beginning of a character.
-fn pending_of(message: &Message) -> u64 {
-    match message.kind {
-        MessageKind::Text { pending } => u64::from(pending),
-        MessageKind::Binary => 0,
+/// Where the messages of an object end now.
+struct Edge {
+    /// Number of the message that comes next.
+    next: u64,
+    end: u64,
+    /// As far as all is text, less the beginning of a character; `None` if it is not.
+    text_end: Option<u64>,
+}
+
+impl Edge {
+    fn of(object: &Object) -> Edge {
+        let mut seen = object.text_end();
+        loop {
+            let edge = object.message_edge();
+            let now = object.text_end();
+            // The writer says what is text before it appends: what was said in between is of later
+            // bytes.
+            if now == std::mem::replace(&mut seen, now) {
+                return Edge::new(edge, now, object.tail());
+            }
+        }
+    }
+
+    fn new(edge: Option<(u64, MessageEnd)>, text_end: u64, tail: u64) -> Edge {
+        let (next, last) =
+            edge.unwrap_or((0, MessageEnd { offset: tail, kind: MessageKind::Binary }));
+        let pending = match last.kind {
+            MessageKind::Text { pending } => u64::from(pending),
+            MessageKind::Binary => 0,
+        };
+        let end = last.offset;
+        let is_text = text_end.saturating_add(PENDING_BYTES_MAX) >= end && text_end > 0;
+        let text_end = is_text.then(|| text_end.min(end.saturating_sub(pending)));
+        Edge { next, end, text_end }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edge(end: u64, kind: MessageKind, text_end: u64) -> Option<u64> {
+        let edge = Edge::new(Some((3, MessageEnd { offset: end, kind })), text_end, 1 << 20);
+        assert_eq!((edge.next, edge.end), (3, end));
+        edge.text_end
+    }
+
+    #[test]
+    fn an_opening_is_text_if_all_of_it_is() {
+        let text = |pending| MessageKind::Text { pending };
+        assert_eq!(edge(10, text(0), 10), Some(10));
+        assert_eq!(edge(10, text(2), 8), Some(8), "a character has begun");
+        assert_eq!(edge(10, text(2), 30), Some(8), "and was completed since");
+        assert_eq!(edge(10, MessageKind::Binary, 9), Some(9), "what was there before");
+        assert_eq!(edge(10, text(0), 6), None);
+        assert_eq!(edge(10, MessageKind::Binary, 0), None);
+        assert_eq!(edge(2, MessageKind::Binary, 0), None, "short, and nobody looked");
+        let unknown = Edge::new(None, 0, 7);
+        assert_eq!((unknown.next, unknown.end, unknown.text_end), (0, 7, None));
     }
 }

@@ -16,7 +16,6 @@ use std::task::{Context, Poll};
 use super::Ingest;
 use super::upload::{UploadError, Watcher};
 use crate::runtime::counters::Counter;
-use crate::runtime::deadlines::Deadline;
 use crate::runtime::socket::Socket;
 use crate::runtime::timers::{Beat, Pulse};
 use crate::runtime::worker::yield_now;
@@ -31,7 +30,6 @@ const ASIDE_BYTES: usize = 1 << 20;
 const OUTBOX_BYTES_MAX: usize = 16 << 10;
 
 /// Codes of RFC 6455 §7.4.1.
-pub(super) const NORMAL: u16 = 1000;
 pub(super) const GOING_AWAY: u16 = 1001;
 pub(super) const POLICY: u16 = 1008;
 pub(super) const SERVER_ERROR: u16 = 1011;
@@ -244,7 +242,6 @@ impl Text {
 pub(super) struct Link<'a> {
     pub(super) ingest: &'a Ingest,
     pub(super) socket: &'a Socket,
-    pub(super) deadline: &'a Deadline,
     pub(super) pulse: Pulse,
     /// Frames of ours that the socket had no room for.
     pub(super) outbox: Vec<u8>,

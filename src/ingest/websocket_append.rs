@@ -73,7 +73,7 @@ pub async fn append(
     intake.judge_text(whole);
     let options = &ingest.options;
     let pulse = Pulse::new(options.ping_interval_s, Some(options.append_idle_timeout_s));
-    let mut link = Link { ingest, socket, deadline, pulse, outbox: head };
+    let mut link = Link { ingest, socket, pulse, outbox: head };
     let mut door = Appending { ingest, session, synced: length };
     let (intake, ended) = link.run(intake, &mut door, input).await;
     let words = link.last_words(&ended);

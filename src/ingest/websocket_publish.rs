@@ -69,7 +69,7 @@ pub async fn publish(
     ingest.counters.add(Counter::WebsocketPublishers, 1);
     let options = &ingest.channels.options;
     let pulse = Pulse::new(options.heartbeat_interval_s, Some(options.silence_timeout_s));
-    let mut link = Link { ingest, socket, deadline, pulse, outbox: head };
+    let mut link = Link { ingest, socket, pulse, outbox: head };
     let mut door = Publishing { core: ingest.core, publication };
     let (intake, ended) = link.run(intake, &mut door, input).await;
     let is_orderly = matches!(ended, Ended::Closed(_));

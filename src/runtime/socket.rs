@@ -173,7 +173,8 @@ impl Socket {
 
     /// The peer's address; an IPv4 address that came through an IPv6 socket is one of IPv4.
     pub fn peer_ip(&self) -> io::Result<IpAddr> {
-        let address = SocketAddr::try_from(rustix::net::getpeername(self.fd())?)?;
+        let address = rustix::net::getpeername(self.fd())?.ok_or(Errno::NOTCONN)?;
+        let address = SocketAddr::try_from(address)?;
         Ok(address.ip().to_canonical())
     }
 

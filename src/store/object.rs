@@ -20,7 +20,7 @@ use parking_lot::{Mutex, RwLock};
 use super::Millis;
 use super::digest::Fingerprint;
 use super::extent::Extent;
-use super::messages::{MessageLook, Messages};
+use super::messages::{MessageEnd, MessageLook, Messages};
 use super::wake_list::{Signal, WakeList};
 
 /// What the uploader said about the object, as far as it is kept.
@@ -241,6 +241,12 @@ impl Object {
     /// Number of the first message that is kept, and of the one that comes next.
     pub fn messages(&self) -> (u64, u64) {
         self.messages.numbers()
+    }
+
+    /// Number of the message that comes next, and where the one before it ended; `None` while nothing
+    /// is known of messages.
+    pub fn message_edge(&self) -> Option<(u64, MessageEnd)> {
+        self.messages.edge()
     }
 
     /// Bytes below are UTF-8 and end with a whole character, as far as their writers said.

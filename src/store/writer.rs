@@ -41,6 +41,8 @@ pub struct Writer {
     continued: Option<Continued>,
     /// Trim the head so that about this many bytes are kept.
     window_bytes: Option<u64>,
+    /// Never trim beyond this.
+    kept_from: u64,
     finished: bool,
 }
 
@@ -84,6 +86,7 @@ impl Writer {
             has_excess: false,
             continued: None,
             window_bytes,
+            kept_from: u64::MAX,
             finished: false,
         }
     }
@@ -117,6 +120,7 @@ impl Writer {
             has_excess: false,
             continued,
             window_bytes,
+            kept_from: u64::MAX,
             finished: false,
         }
     }
@@ -184,10 +188,22 @@ impl Writer {
         self.object.messages.set_window(self.object.tail(), window);
     }
 
-    /// Bytes below `offset` are UTF-8 and end with a whole character.
+    /// Bytes below `offset` are UTF-8 and end with a whole character. Said before they are appended, so
+    /// that who is woken by them knows.
     pub fn set_text_end(&mut self, offset: u64) {
-        debug_assert!(offset <= self.written);
         self.object.set_text_end(offset);
+    }
+
+    /// Whoever trims, the bytes from here on stay.
+    pub fn keep_from(&mut self, offset: u64) {
+        self.kept_from = offset;
+    }
+
+    /// The files that hold the bytes from `offset` on.
+    pub fn files_from(&self, offset: u64) -> Result<Vec<Arc<File>>, StorageError> {
+        let extents: Vec<_> = self.object.extents.read().list.iter().cloned().collect();
+        let wanted = extents.iter().filter(|extent| extent.end() > offset);
+        wanted.map(|extent| extent.file(&self.store.handle_sets, 0)).collect()
     }
 
     /// There is news: wake the readers, then keep the window.
@@ -200,7 +216,7 @@ impl Writer {
 
     /// Nobody needs the bytes before `keep_from` any more: drop the extents that end there.
     pub fn trim(&mut self, keep_from: u64) {
-        self.store.trim(&self.object, keep_from.min(self.object.tail()));
+        self.store.trim(&self.object, keep_from.min(self.kept_from).min(self.object.tail()));
     }
 
     /// Note a boundary at `offset`, which must not lie before an earlier one.
