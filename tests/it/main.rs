@@ -39,6 +39,9 @@ mod publish;
 mod ffmpeg;
 mod player_page;
 
+mod websocket_append;
+mod websocket_client;
+
 mod hls_checker;
 mod hls_checks;
 mod hls_fmp4;
