@@ -41,6 +41,7 @@ mod player_page;
 
 mod websocket_append;
 mod websocket_client;
+mod websocket_follow;
 
 mod hls_checker;
 mod hls_checks;

@@ -16,7 +16,7 @@ use crate::server::{Server, Setup, wait_until};
 use crate::websocket_client::{
     ACCEPT, APPEND, BINARY, CONTINUATION, Closing, Event, FIN, Frame, KEY, NO_CODE, PING, PONG,
     TEXT, WebSocket, appender, assert_refused, assert_sealed, close_payload, frame, handshake,
-    pump, refused, tail,
+    pump, refused, tail, until_sealed,
 };
 
 const ACTIVE: (u16, &str) = (403, "addWriter: path already has an active writer\n");
@@ -744,7 +744,7 @@ fn noise_after_the_handshake_is_survived() {
         appender.raw(bytes);
         appender.finish_sending();
         appender.drain();
-        wait_until("it ends", || ask(server.address, "HEAD", "/noise", "").field("etag").is_some());
+        until_sealed(server.address, "/noise");
     }
     assert!(server.is_running());
 }
@@ -854,9 +854,7 @@ fn appenders_that_leave_do_no_harm() {
         resets.reset();
         for number in 1..=3 {
             let target = format!("/leaves/{number}");
-            wait_until("sealed", || {
-                ask(server.address, "HEAD", &target, "").field("etag").is_some()
-            });
+            until_sealed(server.address, &target);
         }
         stays.text(&format!(" {round}"));
         assert_eq!(reader.data(), format!(" {round}").as_bytes());

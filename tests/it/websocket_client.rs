@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
 
-use crate::client::{Answer, Client, End, Noise, assert_same, get};
+use crate::client::{Answer, Client, End, Noise, assert_same, get, noise};
 use crate::server::{needs, wait_for_child, wait_until};
 
 pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -385,13 +385,17 @@ pub(crate) fn appender(address: SocketAddr, target: &str) -> WebSocket {
     WebSocket::open(address, target, APPEND)
 }
 
-/// Waits until an object is sealed, which must then be this; the answer to its GET.
-pub(crate) fn assert_sealed(address: SocketAddr, target: &str, body: &[u8]) -> Answer {
+pub(crate) fn until_sealed(address: SocketAddr, target: &str) {
     let mut client = Client::connect(address);
     wait_until(&format!("{target} is sealed"), || {
         let head = client.ask("HEAD", target, "");
         head.status == 200 && head.field("etag").is_some()
     });
+}
+
+/// Waits until an object is sealed, which must then be this; the answer to its GET.
+pub(crate) fn assert_sealed(address: SocketAddr, target: &str, body: &[u8]) -> Answer {
+    until_sealed(address, target);
     let answer = get(address, target);
     answer.assert_body(200, body);
     assert_eq!(answer.needed("content-length"), body.len().to_string());
@@ -406,6 +410,13 @@ pub(crate) fn tail(address: SocketAddr, target: &str, start: &[u8]) -> Client {
     assert!(head.status == 200 && head.is_chunked(), "{target}: {head:?}");
     assert_same(&reader.data_of(start.len()), start);
     reader
+}
+
+/// Noise that is text.
+pub(crate) fn letters(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = noise(seed, length);
+    bytes.iter_mut().for_each(|byte| *byte = b'a' + *byte % 26);
+    bytes
 }
 
 /// ffmpeg's standard output in binary messages as it comes; the socket, after the end.
