@@ -361,6 +361,20 @@ fn read_close(payload: &[u8]) -> (u16, String) {
     (code, std::str::from_utf8(reason).unwrap().to_owned())
 }
 
+/// Sends a handshake, which must be answered by exactly three fields in the originals' letters; the
+/// accept key. The connection is closed.
+pub(crate) fn accepted(address: SocketAddr, request: &str) -> String {
+    let mut client = Client::connect(address);
+    client.send(request);
+    let text = client.head_text().unwrap();
+    let mut lines: Vec<_> = text.trim_end().split("\r\n").collect();
+    assert_eq!(lines.remove(0), "HTTP/1.1 101 Switching Protocols", "{request}");
+    lines.sort();
+    let [connection, accept, upgrade] = *lines else { panic!("{request}: {text}") };
+    assert_eq!((connection, upgrade), ("Connection: Upgrade", "Upgrade: websocket"), "{request}");
+    accept.strip_prefix("Sec-WebSocket-Accept: ").unwrap().to_owned()
+}
+
 /// A handshake on a connection of its own that is answered in plain HTTP.
 pub(crate) fn refused(address: SocketAddr, target: &str, fields: &str) -> Answer {
     let mut client = Client::connect(address);
