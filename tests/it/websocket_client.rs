@@ -85,6 +85,12 @@ impl Closing {
         let codes = [1000, NO_CODE, NO_CLOSE];
         assert!(!codes.contains(&self.code) && !self.reason.is_empty(), "{self:?}");
     }
+
+    /// Closed with a close frame that tells why.
+    pub(crate) fn assert_told(&self) {
+        let codes = [NO_CODE, NO_CLOSE];
+        assert!(!codes.contains(&self.code) && !self.reason.is_empty(), "{self:?}");
+    }
 }
 
 /// An opening handshake, to the byte.
@@ -149,8 +155,14 @@ impl WebSocket {
         assert_eq!(head.needed("sec-websocket-accept"), ACCEPT);
         assert_eq!(head.field("sec-websocket-extensions"), None);
         let protocol = head.field("sec-websocket-protocol").map(str::to_owned);
+        WebSocket { protocol, ..WebSocket::opened(client) }
+    }
+
+    /// Over a connection whose handshake is done.
+    pub(crate) fn opened(client: Client) -> WebSocket {
         let masks = Noise::new(u64::from(client.local_address().port()));
-        WebSocket { client, protocol, masks, joining: None, closes: (false, false), pings: 0 }
+        let (protocol, joining) = (None, None);
+        WebSocket { client, protocol, masks, joining, closes: (false, false), pings: 0 }
     }
 
     // What is sent.
@@ -158,6 +170,10 @@ impl WebSocket {
     /// These bytes, whatever they are.
     pub(crate) fn raw(&mut self, bytes: impl AsRef<[u8]>) {
         self.client.send(bytes);
+    }
+
+    pub(crate) fn try_send_raw(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.client.try_send(bytes)
     }
 
     /// One frame with a mask of its own.
@@ -424,6 +440,47 @@ pub(crate) fn tail(address: SocketAddr, target: &str, start: &[u8]) -> Client {
     assert!(head.status == 200 && head.is_chunked(), "{target}: {head:?}");
     assert_same(&reader.data_of(start.len()), start);
     reader
+}
+
+// Channels.
+
+/// A publisher, receiver or other of `CHANNEL/KEY`.
+pub(crate) fn on(address: SocketAddr, place: &str, kind: &str) -> WebSocket {
+    WebSocket::open(address, &format!("/{place}/{kind}"), "")
+}
+
+/// The next chunk; heartbeats are passed over.
+pub(crate) fn chunk(receiver: &mut WebSocket) -> Vec<u8> {
+    loop {
+        let message = receiver.message();
+        if message != Message::text("h") {
+            assert_eq!(message.opcode, BINARY, "{message:?}");
+            return message.payload;
+        }
+    }
+}
+
+/// All chunks up to the end, and the end.
+pub(crate) fn chunks_to_end(receiver: &mut WebSocket) -> (Vec<Vec<u8>>, Closing) {
+    let (mut messages, closing) = receiver.drain();
+    messages.retain(|message| *message != Message::text("h"));
+    assert!(messages.iter().all(|message| message.opcode == BINARY), "{messages:?}");
+    (messages.into_iter().map(|message| message.payload).collect(), closing)
+}
+
+/// The chunk with this number, of this length.
+pub(crate) fn numbered(number: usize, length: usize) -> Vec<u8> {
+    format!("{number:<length$}").into_bytes()
+}
+
+pub(crate) fn number_of(chunk: &[u8]) -> usize {
+    std::str::from_utf8(chunk).unwrap().trim_end().parse().unwrap()
+}
+
+/// Publishes a chunk and sees it at a receiver that has seen all before: then it is in the cache.
+pub(crate) fn publish(publisher: &mut WebSocket, witness: &mut WebSocket, bytes: &[u8]) {
+    publisher.binary(bytes);
+    assert_same(&chunk(witness), bytes);
 }
 
 /// Noise that is text.
