@@ -39,6 +39,11 @@ mod publish;
 mod ffmpeg;
 mod player_page;
 
+mod websocket_append;
+mod websocket_channel;
+mod websocket_client;
+mod websocket_follow;
+
 mod hls_checker;
 mod hls_checks;
 mod hls_fmp4;
