@@ -4,7 +4,6 @@
 //! by the scenarios.
 
 use std::cell::{Cell, RefCell};
-use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +16,7 @@ use tokio::time::{sleep, timeout};
 use tokio_uring::net::TcpStream;
 
 use crate::http::{Event, Response};
+use crate::outcome::{Fault, Outcome};
 use crate::pattern::{Plan, Verifier};
 use crate::report;
 use crate::sys;
@@ -70,23 +70,6 @@ impl Tally {
         self.deliveries.set(self.deliveries.get() + 1);
     }
 }
-
-/// Why a reader did not get everything.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Fault {
-    Lost(String),
-    Corrupt(String),
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fault::Lost(why) | Fault::Corrupt(why) => f.write_str(why),
-        }
-    }
-}
-
-impl std::error::Error for Fault {}
 
 /// One reader: a connection and how far it has come.
 pub(crate) struct Follower {
@@ -297,35 +280,5 @@ impl Audience {
             outcome.add(ending);
         }
         outcome
-    }
-}
-
-/// How the readers of a run ended.
-#[derive(Debug, Default, serde::Serialize)]
-pub(crate) struct Outcome {
-    pub(crate) lost_readers: u64,
-    pub(crate) corrupt_readers: u64,
-    pub(crate) faults: report::Faults,
-}
-
-impl Outcome {
-    pub(crate) fn add(&mut self, ending: Result<(), Fault>) {
-        match &ending {
-            Ok(()) => return,
-            Err(Fault::Lost(_)) => self.lost_readers += 1,
-            Err(Fault::Corrupt(_)) => self.corrupt_readers += 1,
-        }
-        if let Err(fault) = ending {
-            self.faults.add(fault.to_string());
-        }
-    }
-
-    pub(crate) fn failed(&self) -> bool {
-        self.lost_readers + self.corrupt_readers > 0
-    }
-
-    pub(crate) fn text(&self) -> String {
-        let Outcome { lost_readers, corrupt_readers, faults } = self;
-        format!("{lost_readers} lost, {corrupt_readers} corrupt{}", faults.text())
     }
 }

@@ -5,6 +5,7 @@ mod cpu;
 mod film;
 mod follow;
 mod http;
+mod outcome;
 mod pattern;
 mod publish;
 mod report;

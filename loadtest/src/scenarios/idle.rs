@@ -8,7 +8,8 @@ use serde::Serialize;
 use tokio::time::sleep;
 
 use super::{Context, parse_count};
-use crate::follow::{self, Audience, Outcome, Tally};
+use crate::follow::{self, Audience, Tally};
+use crate::outcome::Outcome;
 use crate::pattern::Plan;
 use crate::publish::Publisher;
 use crate::report::{self, Report};

@@ -15,7 +15,8 @@ use tokio::time::sleep;
 
 use super::{Context, Load, parse_count};
 use crate::cpu::{self, ClientClock};
-use crate::follow::{self, Audience, Outcome, Tally};
+use crate::follow::{self, Audience, Tally};
+use crate::outcome::Outcome;
 use crate::pattern::{PREAMBLE_BYTES, Plan};
 use crate::report::{self, ClientShare, LatencyMs, Report};
 use crate::sys;

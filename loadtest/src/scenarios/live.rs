@@ -7,7 +7,8 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::{Context, Load, parse_count};
-use crate::follow::{self, Audience, Outcome, Tally};
+use crate::follow::{self, Audience, Tally};
+use crate::outcome::Outcome;
 use crate::publish::{self, Publisher};
 use crate::report::{self, ClientShare, LatencyMs, Report};
 use crate::target::Target;

@@ -14,7 +14,8 @@ use tokio::time::{sleep, timeout};
 use tokio_uring::net::TcpStream;
 
 use super::{Context, Load};
-use crate::follow::{self, Audience, Fault, Follower, Outcome, Tally};
+use crate::follow::{self, Audience, Follower, Tally};
+use crate::outcome::{Fault, Outcome};
 use crate::pattern::Plan;
 use crate::publish::{self, Publisher};
 use crate::report::{self, ClientShare, LatencyMs, Report};
