@@ -2,6 +2,7 @@
 //! scenario and prints its result. An independent client: it shares no code with the server.
 
 mod cpu;
+mod door;
 mod film;
 mod follow;
 mod http;
@@ -10,9 +11,12 @@ mod pattern;
 mod publish;
 mod report;
 mod scenarios;
+mod session;
 #[allow(unsafe_code, reason = "the one place for system calls")]
 mod sys;
 mod target;
+mod uplink;
+mod websocket;
 
 use std::future::Future;
 use std::process::ExitCode;
