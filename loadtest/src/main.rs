@@ -26,7 +26,7 @@ use clap::{Parser, Subcommand};
 
 use crate::cpu::Server;
 use crate::report::Report;
-use crate::scenarios::{Context, get, held, idle, limit, live, put, slow};
+use crate::scenarios::{Context, churn, get, held, idle, limit, live, put, slow};
 
 /// Completions of as many readers as a process may have open fit without overflow.
 const RING_COMPLETIONS: u32 = 32_768;
@@ -63,6 +63,8 @@ enum Mode {
     Slow(slow::Args),
     /// Memory and processor time of readers that wait
     Idle(idle::Args),
+    /// Readers that come and go while others stay: lost appends, memory and descriptors left behind
+    Churn(churn::Args),
     /// Blocking playlist reload: from the last byte of a part to the first byte at each client
     Held(held::Args),
 }
@@ -92,6 +94,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Mode::Put(args) => drive(put::run(args, &context), cli.json),
         Mode::Slow(args) => drive(slow::run(args, &context), cli.json),
         Mode::Idle(args) => drive(idle::run(args, &context), cli.json),
+        Mode::Churn(args) => drive(churn::run(args, &context), cli.json),
         Mode::Held(args) => drive(held::run(args, &context), cli.json),
     }
 }
