@@ -62,7 +62,10 @@ impl Doors {
         let (read, write) = (self.read(), self.write());
         let is_channel = write == WriteDoor::Publish;
         if is_channel && read == ReadDoor::Follow || !is_channel && read == ReadDoor::Receive {
-            bail!("--door {read:?} with --publish {write:?}: an object is not a channel")
+            let name = |value: clap::builder::PossibleValue| value.get_name().to_owned();
+            let names = (read.to_possible_value().map(name), write.to_possible_value().map(name));
+            let (read, write) = (names.0.unwrap_or_default(), names.1.unwrap_or_default());
+            bail!("--door {read} cannot read what --publish {write} writes");
         }
         if !is_channel {
             let ingress = Ingress { target: target.clone(), door: write };
