@@ -24,4 +24,7 @@ pub mod connection;
 pub mod operations;
 
 pub mod commands;
+pub mod origin;
 pub mod server;
+
+pub use origin::Origin;
