@@ -23,6 +23,7 @@ pub mod ingest;
 pub mod connection;
 pub mod operations;
 
+pub mod client;
 pub mod commands;
 pub mod origin;
 pub mod server;
