@@ -23,5 +23,9 @@ pub mod ingest;
 pub mod connection;
 pub mod operations;
 
+pub mod client;
 pub mod commands;
+pub mod origin;
 pub mod server;
+
+pub use origin::Origin;

@@ -63,7 +63,15 @@ pub struct Server {
     pub driver: Driver,
     pub recovered: Recovered,
     workers: Vec<JoinHandle<()>>,
+    shared: Shared,
     stopper: Stopper,
+}
+
+/// What the cores share and the end gives back.
+struct Shared {
+    housekeeping: JoinHandle<()>,
+    store: Arc<Store>,
+    offload: Arc<Offload>,
 }
 
 /// Tells a server to stop, from any thread.
@@ -171,7 +179,7 @@ impl Server {
             };
             workers.push(start_worker(parts)?);
         }
-        start_housekeeping(store, offload, is_draining.clone())?;
+        let shared = start_housekeeping(store, offload, is_draining.clone())?;
         let stopper = Stopper { mailboxes, is_draining };
         let channels = own_channels;
         Ok(Server {
@@ -182,6 +190,7 @@ impl Server {
             driver,
             recovered,
             workers,
+            shared,
             stopper,
         })
     }
@@ -190,12 +199,18 @@ impl Server {
         self.stopper.clone()
     }
 
-    /// Wait until every core has ended.
+    /// Wait until every core has ended. What the cores' tasks held they hold for ever (a runtime is
+    /// never dropped), so directory and threads are given back here.
     pub fn join(self) {
         for worker in self.workers {
             // With `panic = "abort"` a worker's panic has ended the process already.
             let _ = worker.join();
         }
+        let Shared { housekeeping, store, offload } = self.shared;
+        housekeeping.thread().unpark();
+        let _ = housekeeping.join();
+        offload.end();
+        store.release();
     }
 }
 
@@ -597,6 +612,10 @@ async fn drain(
     while has_admin && undrained.load(Ordering::SeqCst) > 0 && clock::now() < deadline {
         timers::sleep(DRAIN_LOOK_INTERVAL).await;
     }
+    // The process may live on: nobody may wait for an answer here.
+    core.deadlines.shut_all(|_| true);
+    core.admin_deadlines.shut_all(|_| true);
+    listeners.iter().for_each(|(listener, _)| listener.stop());
 }
 
 /// Retention runs beside the cores: deleting files may take its time.
@@ -604,21 +623,23 @@ fn start_housekeeping(
     store: Arc<Store>,
     offload: Arc<Offload>,
     is_draining: Arc<AtomicBool>,
-) -> io::Result<()> {
-    std::thread::Builder::new().name("housekeeping".to_owned()).spawn(move || {
-        while !is_draining.load(Ordering::Relaxed) {
-            std::thread::sleep(SWEEP_INTERVAL);
-            if !store.is_memory_only() {
-                offload.look_at_pressure();
-            }
-            loop {
-                let swept = store.sweep();
-                if swept.objects == 0 {
-                    break;
+) -> io::Result<Shared> {
+    let (swept_store, watched_offload) = (store.clone(), offload.clone());
+    let housekeeping =
+        std::thread::Builder::new().name("housekeeping".to_owned()).spawn(move || {
+            while !is_draining.load(Ordering::Relaxed) {
+                std::thread::park_timeout(SWEEP_INTERVAL);
+                if !swept_store.is_memory_only() {
+                    watched_offload.look_at_pressure();
                 }
-                tracing::debug!(?swept, "retention removed objects");
+                loop {
+                    let swept = swept_store.sweep();
+                    if swept.objects == 0 {
+                        break;
+                    }
+                    tracing::debug!(?swept, "retention removed objects");
+                }
             }
-        }
-    })?;
-    Ok(())
+        })?;
+    Ok(Shared { housekeeping, store, offload })
 }

@@ -1,7 +1,9 @@
 //! The commands of the program, one file each; `publish` has its media and its upload beside it.
 
+pub mod append;
 pub mod check;
 pub mod demo;
+pub mod follow;
 pub mod publish;
 mod publish_source;
 mod publish_upload;
@@ -14,6 +16,10 @@ pub enum Command {
     Serve(serve::ServeArgs),
     /// Push a fragmented MP4 or MPEG-TS file as a live stream, paced by its own timestamps
     Publish(publish::PublishArgs),
+    /// Append standard input to an object, message by message, over a WebSocket
+    Append(append::AppendArgs),
+    /// Write an object to standard output while it grows
+    Follow(follow::FollowArgs),
     /// Run the origin with a sample stream, and say what to open next
     Demo(demo::DemoArgs),
     /// Check a configuration and print the limits it sets
@@ -24,6 +30,8 @@ pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(args) => serve::run(&args),
         Command::Publish(args) => publish::run(&args),
+        Command::Append(args) => append::run(&args),
+        Command::Follow(args) => follow::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => check::run(&args),
     }

@@ -383,8 +383,8 @@ pub enum ConfigError {
     Unreadable { path: PathBuf, cause: std::io::Error },
     #[error("the configuration file {} is wrong:\n{cause}", path.display())]
     File { path: PathBuf, cause: toml::de::Error },
-    #[error("the command line is wrong: {0}")]
-    CommandLine(String),
+    #[error("an option that was set is wrong: {0}")]
+    Override(String),
     #[error("the option {key} is wrong: {why}")]
     Value { key: &'static str, why: String },
 }
@@ -404,13 +404,27 @@ impl Config {
             |cause| ConfigError::File { path: file.unwrap_or(Path::new("")).to_owned(), cause };
         // By itself first: only then does an error know its line.
         let _: Config = toml::from_str(&text).map_err(in_file)?;
-        let mut table: toml::Table = toml::from_str(&text).map_err(in_file)?;
+        let table: toml::Table = toml::from_str(&text).map_err(in_file)?;
+        Config::build(table, overrides)
+    }
+
+    /// This configuration with `overrides` applied.
+    pub fn with(&self, overrides: &[(String, toml::Value)]) -> Result<Config, ConfigError> {
+        let table = toml::Table::try_from(self);
+        let unwritable = |error: toml::ser::Error| ConfigError::Override(error.to_string());
+        Config::build(table.map_err(unwritable)?, overrides)
+    }
+
+    fn build(
+        mut table: toml::Table,
+        overrides: &[(String, toml::Value)],
+    ) -> Result<Config, ConfigError> {
         for (key, value) in overrides {
             set(&mut table, key, value.clone())?;
         }
-        let config: Config = table.try_into().map_err(|error: toml::de::Error| {
-            ConfigError::CommandLine(error.message().to_owned())
-        })?;
+        let config: Config = table
+            .try_into()
+            .map_err(|error: toml::de::Error| ConfigError::Override(error.message().to_owned()))?;
         config.check()?;
         Ok(config)
     }
@@ -667,7 +681,7 @@ fn set(table: &mut toml::Table, key: &str, value: toml::Value) -> Result<(), Con
             let inner =
                 table.entry(first).or_insert_with(|| toml::Value::Table(toml::Table::new()));
             let toml::Value::Table(inner) = inner else {
-                return Err(ConfigError::CommandLine(format!("{first} is not a table")));
+                return Err(ConfigError::Override(format!("{first} is not a table")));
             };
             set(inner, rest, value)
         }

@@ -145,7 +145,7 @@ pub struct Store {
     watched: Mutex<HashMap<Box<str>, Arc<WakeList>>>,
     watched_count: AtomicUsize,
     /// Held open: the lock that keeps a second server out of the data directory.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 impl Store {
@@ -170,7 +170,7 @@ impl Store {
             indexes: SealedIndexes::default(),
             watched: Mutex::default(),
             watched_count: AtomicUsize::new(0),
-            _lock: lock,
+            lock,
             options,
         }))
     }
@@ -178,6 +178,13 @@ impl Store {
     /// True in RAM-only mode: bytes are always in memory and have no file once they are sealed.
     pub fn is_memory_only(&self) -> bool {
         self.layout.is_none()
+    }
+
+    /// Let another server have the data directory. For after the end: this one must not touch it
+    /// any more, whoever still holds it.
+    pub fn release(&self) {
+        // A file that cannot be unlocked stays locked: nobody is let in who should not be.
+        let _ = self.lock.as_ref().map(File::unlock);
     }
 
     pub fn gauges(&self) -> Gauges {
