@@ -105,3 +105,10 @@ pub struct Core {
     /// Set at shutdown: finish what is under way, take nothing new.
     pub is_draining: Cell<bool>,
 }
+
+impl Core {
+    /// Below their prefix all paths are channels'.
+    fn has_own_channel_prefix(&self) -> bool {
+        self.options.channels_prefix != "/"
+    }
+}

@@ -120,12 +120,21 @@ impl Reply {
         Reply::new(500, format!("failed to open destination file for writing: {cause}")).closing()
     }
 
+    /// As ws-stream-server says it.
+    pub fn bare_bad_handshake() -> Reply {
+        Reply::bare(400, "Bad Request").with_line("Sec-WebSocket-Version: 13").closing()
+    }
+
+    pub fn appender_active() -> Reply {
+        Reply::new(403, "addWriter: path already has an active writer").closing()
+    }
+
     /// An appender that cannot begin, in the words of httpfstream.
     pub fn of_append(error: &UploadError) -> Reply {
         let failed = |to: &str| Reply::new(500, format!("failed to {to}: {error}")).closing();
         match error {
             UploadError::Begin(BeginError::WriterActive) => {
-                Reply::new(403, "addWriter: path already has an active writer").closing()
+                Reply::appender_active()
             }
             UploadError::Begin(BeginError::BelowObject) => failed("create dir"),
             UploadError::Begin(BeginError::IsFolder) => failed("open destination file for writing"),

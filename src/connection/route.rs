@@ -26,6 +26,7 @@ use crate::wire::http1::{
     BodyDecoder, Framing, HeadWriter, Method, Request, Target, Version, etag_list_matches,
     parse_target,
 };
+use crate::wire::websocket::is_upgrade;
 
 /// A body that is not wanted may have so many bytes.
 pub(super) const UNWANTED_BODY_BYTES_MAX: u64 = 64 << 10;
@@ -102,9 +103,7 @@ pub(super) fn route(
     let case = Case { core, request, socket, resume, own_lines };
     let has_body = !matches!(request.framing, Framing::None | Framing::Length(0));
     match request.method {
-        _ if matches!(role, Role::Objects(doors) if doors.is_only_append())
-            && request.method != Method::Get =>
-        {
+        method if method != Method::Get && wants_get(role, request) => {
             return Route::Refuse(Reply::method_not_supported());
         }
         Method::NotAllowed => return Route::Refuse(Reply::method_not_allowed()),
@@ -164,6 +163,15 @@ pub(super) fn route(
     }
 }
 
+/// A method other than GET makes no sense here: with an upgrade, or on a listener of append's own.
+fn wants_get(role: &Role, request: &Request<'_, '_>) -> bool {
+    let Role::Objects(doors) = role else { return false };
+    let is_upgrade = (doors.append || doors.channels)
+        && request.fields.upgrade.is_some()
+        && is_upgrade(request.headers);
+    is_upgrade || doors.is_only_append()
+}
+
 /// What a listener of WebSockets alone says to other requests; `None` if it is a GET that both have.
 fn answer_alone(case: &Case<'_>, doors: Doors, out: &mut Vec<u8>) -> Option<Route> {
     if doors.is_only_append() {
@@ -175,7 +183,7 @@ fn answer_alone(case: &Case<'_>, doors: Doors, out: &mut Vec<u8>) -> Option<Rout
     let path = upgrade::channel_path(case.core, case.request.target);
     match path {
         Some(path) if path.kind == RECEIVE && case.request.method == Method::Get => None,
-        Some(_) => Some(Route::Refuse(Reply::bad_handshake("not a WebSocket handshake"))),
+        Some(_) => Some(Route::Refuse(Reply::bare_bad_handshake())),
         None => Some(case.answer(&Reply::bare_not_found(), out)),
     }
 }

@@ -14,7 +14,7 @@ use crate::ingest::websocket_publish::{self, Publish};
 use crate::runtime::deadlines::Deadline;
 use crate::runtime::socket::Socket;
 use crate::store::Life;
-use crate::wire::http1::{HeadWriter, Method, Request, Target};
+use crate::wire::http1::{HeadWriter, Request, Target, Version};
 use crate::wire::websocket::{self, Handshake};
 
 /// A client that can resume says with this from which byte on, or `*`, and is told.
@@ -55,12 +55,13 @@ pub(super) fn channel_path<'t>(core: &Core, target: &'t str) -> Option<ChannelPa
 /// request is answered as if it had not asked (RFC 9110 §7.8).
 pub(super) fn route(case: &Case<'_>, doors: Doors, target: &Target<'_>) -> Option<Route> {
     let request = case.request;
-    if !websocket::is_upgrade(request.headers) {
+    // RFC 9110 §7.8: in HTTP/1.0 it means nothing.
+    if request.version == Version::Http10 || !websocket::is_upgrade(request.headers) {
         return None;
     }
     if doors.channels
         && let Some(path) = channel_path(case.core, request.target)
-        && (is_kind(path.kind) || doors.is_only_channels())
+        && (is_kind(path.kind) || doors.is_only_channels() || case.core.has_own_channel_prefix())
     {
         return Some(channel(case, &path).unwrap_or_else(Route::Refuse));
     }
@@ -91,9 +92,6 @@ fn channel(case: &Case<'_>, path: &ChannelPath<'_>) -> Result<Route, Reply> {
     let ip = ip_of(case.socket);
     let admission = channels.admit(ip).map_err(|_| Reply::too_many_connections())?;
     check_ids(case.core, path)?;
-    if case.request.method != Method::Get {
-        return Err(Reply::bad_handshake("only GET can be upgraded"));
-    }
     let own = |text: &str| text.to_owned();
     let upgrade = match kind_of_receiver(path.kind) {
         None if path.kind != PUBLISH => return Err(Reply::unknown_kind()),
@@ -101,7 +99,7 @@ fn channel(case: &Case<'_>, path: &ChannelPath<'_>) -> Result<Route, Reply> {
             if channels.is_taken(path.channel) {
                 return Err(Reply::already_publishing());
             }
-            let head = switching(case.request, None)?;
+            let head = switching(case.request, None).map_err(|_| Reply::bare_bad_handshake())?;
             let request = PublishRequest { channel: own(path.channel), key: own(path.key), ip };
             Upgrade::Publish(Publish { request, head: ended(head) }, admission)
         }
@@ -109,7 +107,8 @@ fn channel(case: &Case<'_>, path: &ChannelPath<'_>) -> Result<Route, Reply> {
             if !channels.may_play(ip) {
                 return Err(Reply::not_whitelisted());
             }
-            let head = ended(switching(case.request, None)?);
+            let head = switching(case.request, None).map_err(|_| Reply::bare_bad_handshake())?;
+            let head = ended(head);
             let (channel, key) = (own(path.channel), own(path.key));
             Upgrade::Receive(Receive { channel, key, kind, head }, admission)
         }
@@ -134,9 +133,6 @@ fn check_ids(core: &Core, path: &ChannelPath<'_>) -> Result<(), Reply> {
 /// `None`: nobody appends, so the plain answer is the right one.
 fn append_or_follow(case: &Case<'_>, target: &Target<'_>) -> Option<Route> {
     let request = case.request;
-    if request.method != Method::Get {
-        return Some(Route::Refuse(Reply::method_not_supported()));
-    }
     if let Err(reply) = check_name(&target.name) {
         return Some(Route::Refuse(reply));
     }
@@ -162,12 +158,16 @@ fn append(case: &Case<'_>, target: &Target<'_>) -> Result<Upgrade, Reply> {
     if target.is_folder {
         return Err(Reply::append_failed("the name ends in a slash"));
     }
+    let session = field(case.request, SESSION).filter(|name| name.len() <= SESSION_BYTES_MAX);
+    let session = session.map(str::to_owned);
+    let present = case.core.egress.store.lookup(&target.name);
+    if session.is_none() && present.is_some_and(|object| object.is_open()) {
+        return Err(Reply::appender_active());
+    }
     let head = switching(case.request, None)?;
     if case.core.is_draining.get() {
         return Err(Reply::draining());
     }
-    let session = field(case.request, SESSION).filter(|name| name.len() <= SESSION_BYTES_MAX);
-    let session = session.map(str::to_owned);
     Ok(Upgrade::Append(Append { name: target.name.clone().into_owned(), session, head }))
 }
 

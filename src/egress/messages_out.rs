@@ -21,8 +21,8 @@ use crate::wire::websocket::{
 
 /// A longer message is sent in fragments of so many bytes: many clients limit the length of a frame.
 const FRAGMENT_BYTES_MAX: u64 = 1 << 20;
-/// Readers have nothing to say but heartbeats.
-const HEARD_MESSAGE_BYTES_MAX: u64 = 64 << 10;
+/// Readers have nothing to say but heartbeats; what else they send is dropped as it comes.
+const HEARD_MESSAGE_BYTES_MAX: u64 = 1 << 30;
 /// Received at once from a reader.
 const RECEIVE_BYTES: usize = 4096;
 /// Received in a row before the reader is sent to again.

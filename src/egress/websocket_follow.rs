@@ -139,11 +139,11 @@ impl Place {
             }
             _ => (Opcode::Binary, message.end),
         };
-        // Nothing but the beginning of a character goes with the next message.
-        let is_held_back = end <= self.reader.offset() && message.end > message.start;
-        if is_held_back {
+        let has_it = message.end > message.start && message.end <= self.reader.offset();
+        if has_it {
             return Ok(());
         }
+        // Of a message that is nothing but the beginning of a character an empty one is left.
         let end = end.max(self.reader.offset());
         out.message(kind, &[], &mut self.reader, end).await
     }

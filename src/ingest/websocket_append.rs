@@ -28,8 +28,8 @@ use crate::wire::websocket::{Opcode, Utf8, control_frame};
 
 /// A message may be as long as this.
 const MESSAGE_BYTES_MAX: u64 = 1 << 30;
-/// Messages whose ends are remembered for followers that fall behind.
-const MESSAGES_KEPT_MAX: usize = 4096;
+/// Messages whose ends are remembered for followers that fall behind, with 8 bytes each.
+const MESSAGES_KEPT_MAX: usize = 1 << 18;
 /// What an object has is looked through for text up to this; a longer one is taken for binary.
 const TEXT_CHECK_BYTES_MAX: u64 = 64 << 20;
 /// How often a connection looks whether the one before it has made room.

@@ -443,8 +443,8 @@ fn an_incomplete_message_is_dropped() {
             put(server.address, target, b"put, ");
             let mut appender = appender(server.address, target);
             appender.binary(b"whole.");
-            start(&mut appender);
             let mut reader = tail(server.address, target, b"put, whole.");
+            start(&mut appender);
             end(appender);
             assert_eq!(reader.chunk(), Chunk::Last, "{target}");
             assert_sealed(server.address, target, b"put, whole.");
@@ -750,7 +750,7 @@ fn appended_cmaf_is_listed() {
     let mut appender = pump.join().unwrap();
     appender.close(1000, "");
     assert_eq!(appender.closing().code, 1000);
-    until_text(server.address, "/live/cam/cam.m3u8", "the end", |text| {
+    until_text(server.address, "/live/cam/video.m3u8", "the end", |text| {
         text.contains("#EXT-X-ENDLIST")
     });
     let sealed = get(server.address, "/live/cam/cam.mp4");

@@ -132,6 +132,8 @@ pub(crate) struct WebSocket {
     masks: Noise,
     /// Of the message whose fragments are coming.
     joining: Option<Message>,
+    /// Its last fragment has not come.
+    is_inside: bool,
     /// Whether this side has sent a close frame, whether the other one has.
     closes: (bool, bool),
     /// Pings of the server that were answered while something else was waited for.
@@ -162,7 +164,8 @@ impl WebSocket {
     pub(crate) fn opened(client: Client) -> WebSocket {
         let masks = Noise::new(u64::from(client.local_address().port()));
         let (protocol, joining) = (None, None);
-        WebSocket { client, protocol, masks, joining, closes: (false, false), pings: 0 }
+        let (is_inside, closes) = (false, (false, false));
+        WebSocket { client, protocol, masks, joining, is_inside, closes, pings: 0 }
     }
 
     // What is sent.
@@ -252,18 +255,21 @@ impl WebSocket {
     fn follow_rules(&mut self, fin: bool, opcode: u8, payload: &[u8]) {
         match opcode {
             CONTINUATION => {
-                let message = self.joining.as_mut().expect("a continuation of nothing");
-                message.payload.extend(payload);
+                let message = self.joining.as_mut().filter(|_| self.is_inside);
+                message.expect("a continuation of nothing").payload.extend(payload);
             }
             TEXT | BINARY => {
                 let before = self.joining.replace(Message { opcode, payload: payload.to_vec() });
-                assert!(before.is_none(), "a message within a message");
+                assert!(before.is_none() || !self.is_inside, "a message within a message");
             }
             CLOSE | PING | PONG => {
                 assert!(fin && payload.len() < 126, "control frame {opcode}: {}", payload.len());
                 self.closes.1 |= opcode == CLOSE;
             }
             _ => panic!("reserved opcode {opcode}"),
+        }
+        if matches!(opcode, CONTINUATION | TEXT | BINARY) {
+            self.is_inside = !fin;
         }
     }
 
