@@ -1,0 +1,19 @@
+//! The Autobahn suite for WebSocket, as it comes from PyPI, against the codec alone: scripts/autobahn
+//! runs it and judges its report case by case.
+
+use std::path::Path;
+use std::process::Command;
+
+/// The core cases are of framing, control frames, fragments, UTF-8 and closing. The script sets its
+/// own limits of time, and builds the echo server itself, so that this test run alone does not meet
+/// an old one.
+#[test]
+fn no_core_case_fails() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/autobahn");
+    let ended = Command::new(script).output().unwrap();
+    let (said, errors) =
+        (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+    assert!(ended.status.success(), "{said}{errors}");
+    let sums = said.lines().last().unwrap_or_default();
+    assert!(sums.starts_with("autobahn: ") && sums.ends_with(" 0 failed"), "{said}{errors}");
+}
