@@ -36,6 +36,7 @@ mod caches_live;
 mod cli;
 mod publish;
 
+mod autobahn;
 mod ffmpeg;
 mod player_page;
 

@@ -28,91 +28,94 @@ pub(super) struct HeadParser {
 impl HeadParser {
     /// Take of `input` what belongs to the head: how many bytes, and the head if that completes it.
     pub(super) fn push(&mut self, input: &[u8]) -> Result<(usize, Option<MaskedHead>), Violation> {
+        if self.len == 0
+            && let Some((head, head_bytes)) = read(input)?
+        {
+            return Ok((head_bytes, Some(head)));
+        }
         let mut used = 0;
-        loop {
-            let wanted = self.wanted_bytes();
+        while used < input.len() {
             let len = usize::from(self.len);
+            let wanted = head_bytes(&self.bytes[..len]);
             let got = (wanted - len).min(input.len() - used);
             self.bytes[len..len + got].copy_from_slice(&input[used..used + got]);
             self.len += got as u8;
             used += got;
-            let opcode = self.check()?;
-            if usize::from(self.len) < wanted {
-                return Ok((used, None));
-            }
-            if let Some(opcode) = opcode.filter(|_| wanted > 2) {
-                let head = self.finish(opcode, wanted)?;
+            if let Some((head, _)) = read(&self.bytes[..len + got])? {
                 self.len = 0;
                 return Ok((used, Some(head)));
             }
         }
+        Ok((used, None))
     }
+}
 
-    /// How long the head is, as far as its bytes tell.
-    fn wanted_bytes(&self) -> usize {
-        if self.len < 2 {
-            return 2;
-        }
-        match self.bytes[1] & !MASK_BIT {
-            LENGTH_IN_2 => 2 + 2 + 4,
-            LENGTH_IN_8 => 2 + 8 + 4,
-            _ => 2 + 4,
-        }
-    }
+/// The head at the beginning of `bytes`, and its length, if it is complete. What is wrong is found
+/// before that, as soon as it can be seen.
+fn read(bytes: &[u8]) -> Result<Option<(MaskedHead, usize)>, Violation> {
+    let Some(&first) = bytes.first() else { return Ok(None) };
+    let opcode = check_first(first)?;
+    let Some(&second) = bytes.get(1) else { return Ok(None) };
+    check_second(opcode, second)?;
+    let Some((front, mask)) =
+        bytes.get(2..head_bytes(bytes)).and_then(|rest| rest.split_last_chunk())
+    else {
+        return Ok(None);
+    };
+    let payload_bytes = payload_bytes(second, front)?;
+    let is_last = first & LAST_BIT != 0;
+    let head = MaskedHead { opcode, is_last, payload_bytes, mask: *mask };
+    Ok(Some((head, 2 + front.len() + mask.len())))
+}
 
-    /// Judge the first two bytes, as soon as they are there.
-    fn check(&self) -> Result<Option<Opcode>, Violation> {
-        if self.len == 0 {
-            return Ok(None);
-        }
-        let first = self.bytes[0];
-        if first & RESERVED_BITS != 0 {
-            return Err(Violation::ReservedBits);
-        }
-        let bits = first & OPCODE_BITS;
-        let opcode = Opcode::from_bits(bits).ok_or(Violation::Opcode(bits))?;
-        if opcode.is_control() && first & LAST_BIT == 0 {
-            return Err(Violation::ControlFragmented);
-        }
-        if self.len >= 2 {
-            let second = self.bytes[1];
-            if second & MASK_BIT == 0 {
-                return Err(Violation::NotMasked);
-            }
-            if opcode.is_control() && usize::from(second & !MASK_BIT) > CONTROL_BYTES_MAX {
-                return Err(Violation::ControlTooLong);
-            }
-        }
-        Ok(Some(opcode))
+/// How long the head is, as far as its bytes tell.
+fn head_bytes(bytes: &[u8]) -> usize {
+    match bytes.get(1).map(|second| second & !MASK_BIT) {
+        None => 2,
+        Some(LENGTH_IN_2) => 2 + 2 + 4,
+        Some(LENGTH_IN_8) => 2 + 8 + 4,
+        Some(_) => 2 + 4,
     }
+}
 
-    fn finish(&self, opcode: Opcode, head_bytes: usize) -> Result<MaskedHead, Violation> {
-        let (front, mask) = self.bytes[..head_bytes].split_at(head_bytes - 4);
-        let long = &front[2..];
-        let payload_bytes = if long.is_empty() {
-            u64::from(front[1] & !MASK_BIT)
-        } else {
-            long.iter().fold(0, |value, byte| value << 8 | u64::from(*byte))
-        };
-        if payload_bytes >> 63 != 0 {
-            return Err(Violation::LengthTopBit);
-        }
-        // RFC 6455 §5.2: the minimal number of bytes MUST be used.
-        let shortest = match long.len() {
-            0 => 0,
-            2 => u64::from(LENGTH_IN_2),
-            _ => 1 << 16,
-        };
-        if payload_bytes < shortest {
-            return Err(Violation::LengthNotShortest);
-        }
-        Ok(MaskedHead {
-            opcode,
-            is_last: front[0] & LAST_BIT != 0,
-            payload_bytes,
-            mask: [mask[0], mask[1], mask[2], mask[3]],
-        })
+fn check_first(first: u8) -> Result<Opcode, Violation> {
+    if first & RESERVED_BITS != 0 {
+        return Err(Violation::ReservedBits);
     }
+    let bits = first & OPCODE_BITS;
+    let opcode = Opcode::from_bits(bits).ok_or(Violation::Opcode(bits))?;
+    if opcode.is_control() && first & LAST_BIT == 0 {
+        return Err(Violation::ControlFragmented);
+    }
+    Ok(opcode)
+}
+
+fn check_second(opcode: Opcode, second: u8) -> Result<(), Violation> {
+    if second & MASK_BIT == 0 {
+        return Err(Violation::NotMasked);
+    }
+    if opcode.is_control() && usize::from(second & !MASK_BIT) > CONTROL_BYTES_MAX {
+        return Err(Violation::ControlTooLong);
+    }
+    Ok(())
+}
+
+/// The length that the second byte gives, or the two or eight behind it: of those forms the
+/// shortest that can say it (RFC 6455 §5.2: MUST).
+fn payload_bytes(second: u8, long: &[u8]) -> Result<u64, Violation> {
+    let (value, shortest) = match *long {
+        [] => (u64::from(second & !MASK_BIT), 0),
+        [a, b] => (u64::from(u16::from_be_bytes([a, b])), u64::from(LENGTH_IN_2)),
+        [a, b, c, d, e, f, g, h] => (u64::from_be_bytes([a, b, c, d, e, f, g, h]), 1 << 16),
+        _ => unreachable!("a length has none, two or eight bytes of its own"),
+    };
+    if value >> 63 != 0 {
+        return Err(Violation::LengthTopBit);
+    }
+    if value < shortest {
+        return Err(Violation::LengthNotShortest);
+    }
+    Ok(value)
 }
 
 #[cfg(test)]

@@ -204,7 +204,8 @@ fn a_message_may_be_longer_than_one_read() {
 #[test]
 fn fragments_follow_their_rules() {
     use Violation::{MessageInterrupted, NothingToContinue};
-    let cases: &[(&[(u8, &[u8])], Violation)] = &[
+    type Frames = [(u8, &'static [u8])];
+    let cases: &[(&Frames, Violation)] = &[
         (&[(0x80, b"x")], NothingToContinue),
         (&[(0x00, b"x")], NothingToContinue),
         (&[(0x81, b"x"), (0x80, b"y")], NothingToContinue),
@@ -269,7 +270,9 @@ fn wrong_text_is_told_at_its_first_wrong_byte() {
 #[test]
 fn a_long_message_is_refused_at_its_head() {
     let limits = PeerLimits { message_bytes_max: 10, checks_text: true };
-    let too_big = Some(Violation::MessageTooBig { bytes_max: 10 });
+    let violation = Violation::MessageTooBig { bytes_max: 10 };
+    assert_eq!(violation.code(), 1009);
+    let too_big = Some(violation);
     let exact = push_pieces(limits, [&frames(&[(0x01, b"12345"), (0x80, b"67890")])[..]]);
     assert_eq!(exact.heard, [text("1234567890")]);
     let second = frames(&[(0x81, b"1234567890"), (0x82, b"1234567890")]);
@@ -282,7 +285,6 @@ fn a_long_message_is_refused_at_its_head() {
     assert_eq!(push_pieces(limits, [&sum[..sum.len() - 5]]).violation, too_big);
     let huge = b"\x02\xff\x7f\xff\xff\xff\xff\xff\xff\xffmask";
     assert_eq!(push_pieces(limits, [&huge[..]]).violation, too_big);
-    assert_eq!(too_big.unwrap().code(), 1009);
 
     // Lengths whose sum leaves 64 bits are no short message: 2⁶³ − 1 twice, and then 2.
     let endless = PeerLimits { message_bytes_max: u64::MAX, checks_text: false };
