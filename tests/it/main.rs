@@ -41,6 +41,7 @@ mod ffmpeg;
 mod player_page;
 
 mod websocket_append;
+mod websocket_cache;
 mod websocket_channel;
 mod websocket_client;
 mod websocket_follow;

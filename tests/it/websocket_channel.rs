@@ -11,7 +11,7 @@ use crate::server::{Server, Setup, wait_until};
 use crate::websocket_client::{
     ACCEPT, APPEND, BINARY, CLOSE, CONTINUATION, Closing, Event, FIN, Frame, KEY, Message, PING,
     TEXT, WebSocket, accepted, appender, assert_refused, assert_sealed, chunk, chunks_to_end,
-    close_payload, frame, handshake, on, publish, refused,
+    close_payload, frame, handshake, on, publish, publish_when_free, refused,
 };
 
 const KINDS: [&str; 4] = ["publish", "receive", "receive-clear-cache", "probe"];
@@ -140,22 +140,6 @@ fn a_second_publisher_is_refused() {
         publisher.send(FIN | PING, b"");
         publisher.assert_pong(b"");
     }
-}
-
-/// Becomes the publisher as soon as the last one has gone.
-fn publish_when_free(address: SocketAddr, place: &str) -> WebSocket {
-    let request = handshake(&format!("/{place}/publish"), "");
-    let mut free = None;
-    wait_until("the channel is free", || {
-        let mut client = Client::connect(address);
-        client.send(&request);
-        match client.head().status {
-            101 => free = Some(client),
-            status => assert_eq!(status, 403),
-        }
-        free.is_some()
-    });
-    WebSocket::opened(free.unwrap())
 }
 
 /// Goal: a race has one winner; the original could let two in. Method: rounds of 20 handshakes at

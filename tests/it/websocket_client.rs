@@ -324,9 +324,11 @@ impl WebSocket {
         }
     }
 
-    /// The next thing but pings, which must be this pong.
+    /// The next thing but pings and heartbeats, which must be this pong.
     pub(crate) fn assert_pong(&mut self, payload: &[u8]) {
-        assert_eq!(self.answering(), Event::Pong(payload.to_vec()));
+        let beat = Event::Message(Message::text("h"));
+        let event = std::iter::repeat_with(|| self.answering()).find(|event| *event != beat);
+        assert_eq!(event, Some(Event::Pong(payload.to_vec())));
     }
 
     /// All messages up to the end, and the end. The server's close frame is echoed.
@@ -353,9 +355,10 @@ impl WebSocket {
         }
     }
 
-    /// The end, before which no message comes.
+    /// The end, before which no message comes but heartbeats.
     pub(crate) fn closing(&mut self) -> Closing {
-        let (messages, closing) = self.drain();
+        let (mut messages, closing) = self.drain();
+        messages.retain(|message| *message != Message::text("h"));
         assert!(messages.is_empty(), "{} messages before the end", messages.len());
         closing
     }
@@ -487,6 +490,22 @@ pub(crate) fn number_of(chunk: &[u8]) -> usize {
 pub(crate) fn publish(publisher: &mut WebSocket, witness: &mut WebSocket, bytes: &[u8]) {
     publisher.binary(bytes);
     assert_same(&chunk(witness), bytes);
+}
+
+/// Becomes the publisher as soon as the last one has gone.
+pub(crate) fn publish_when_free(address: SocketAddr, place: &str) -> WebSocket {
+    let request = handshake(&format!("/{place}/publish"), "");
+    let mut free = None;
+    wait_until("the channel is free", || {
+        let mut client = Client::connect(address);
+        client.send(&request);
+        match client.head().status {
+            101 => free = Some(client),
+            status => assert_eq!(status, 403),
+        }
+        free.is_some()
+    });
+    WebSocket::opened(free.unwrap())
 }
 
 /// Noise that is text.
