@@ -133,9 +133,7 @@ impl Reply {
     pub fn of_append(error: &UploadError) -> Reply {
         let failed = |to: &str| Reply::new(500, format!("failed to {to}: {error}")).closing();
         match error {
-            UploadError::Begin(BeginError::WriterActive) => {
-                Reply::appender_active()
-            }
+            UploadError::Begin(BeginError::WriterActive) => Reply::appender_active(),
             UploadError::Begin(BeginError::BelowObject) => failed("create dir"),
             UploadError::Begin(BeginError::IsFolder) => failed("open destination file for writing"),
             error => Reply::of_put(error),

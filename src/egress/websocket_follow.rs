@@ -79,11 +79,16 @@ async fn run(
     out.put(PING);
     out.flush().await?;
     loop {
-        while place.send_next(&mut out).await? {
-            out.keep_pace().await?;
+        match place.object().life() {
+            Life::Open => {}
+            Life::Sealed => return Err(place.end(&mut out).await?),
+            Life::Aborted | Life::TakenOver | Life::Removed => {
+                return Err(out.close(ABORTED, "the upload was aborted"));
+            }
         }
-        if place.is_over() {
-            return Err(place.end(&mut out).await?);
+        if place.send_next(&mut out).await? {
+            out.keep_pace().await?;
+            continue;
         }
         out.wait(|context| place.poll_news(context)).await?;
     }
@@ -148,20 +153,14 @@ impl Place {
         out.message(kind, &[], &mut self.reader, end).await
     }
 
-    fn is_over(&self) -> bool {
-        !self.object().is_open()
-    }
-
-    /// The object has ended: what was held back, and the reason.
+    /// The object is sealed: the rest of it, what was held back included.
     async fn end(&mut self, out: &mut MessagesOut<'_>) -> Result<Over, Over> {
-        let object = self.object().clone();
-        if object.life() != Life::Sealed {
-            return Ok(out.close(ABORTED, "the upload was aborted"));
+        while self.send_next(out).await? {
+            out.keep_pace().await?;
         }
-        // Sealed since it was looked at last: there may be more.
-        while self.send_next(out).await? {}
-        if self.reader.offset() < object.tail() {
-            out.message(Opcode::Binary, &[], &mut self.reader, object.tail()).await?;
+        let tail = self.object().tail();
+        if self.reader.offset() < tail {
+            out.message(Opcode::Binary, &[], &mut self.reader, tail).await?;
         }
         Ok(out.close(NORMAL, ""))
     }

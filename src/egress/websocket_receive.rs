@@ -75,7 +75,6 @@ async fn run(
     let pulse = Pulse::new(options.heartbeat_interval_s, Some(options.silence_timeout_s));
     let pulse = (pulse, HEARTBEAT);
     let mut out = MessagesOut::start(egress, (socket, deadline), pulse, (head, input)).await?;
-    out.flush().await?;
     let seat = egress.channels.seat(&channel);
     deadline.phase(Phase::Waiting);
     let start = wait_for_publisher(egress, &mut out, &seat, &key).await?;
@@ -93,7 +92,7 @@ async fn run(
                 out.message(Opcode::Binary, &[], &mut reader, message.end).await?;
                 number += 1;
                 if kind == Kind::Probe {
-                    return Err(out.close(NORMAL, ""));
+                    return Err(out.close(NORMAL, "one chunk was asked for"));
                 }
                 out.keep_pace().await?;
             }
@@ -140,13 +139,17 @@ async fn wait_for_publisher(
     loop {
         let mut news = seat.news();
         match seat.look(key) {
-            Look::Live(start) => return Ok(start),
+            Look::Live(start) => {
+                // Not before: who has the answer gets every chunk from then on.
+                out.flush().await?;
+                return Ok(start);
+            }
             Look::WrongKey => {
                 out.put(FrameHead::new(Opcode::Text, true, WRONG_KEY.len() as u64).as_bytes());
                 out.put(WRONG_KEY.as_bytes());
                 return Err(out.close(POLICY, "Invalid streaming key"));
             }
-            Look::Free => {}
+            Look::Free => out.flush().await?,
         }
         out.wait(|context| news.poll_news(egress.core, context)).await?;
     }

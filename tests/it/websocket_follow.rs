@@ -298,6 +298,7 @@ fn an_upload_with_a_length_is_followed() {
     let mut client = Client::connect(server.address);
     client.request("PUT", "/length.txt", "Content-Length: 11\r\n");
     client.send("hello");
+    wait_until("it is there", || ask(server.address, "HEAD", "/length.txt", "").status == 200);
     drop(tail(server.address, "/length.txt", b"hello"));
     let mut follower = joined(server.address, "/length.txt", b"hello");
     client.send(" world");
