@@ -45,6 +45,8 @@ mod websocket_cache;
 mod websocket_channel;
 mod websocket_client;
 mod websocket_follow;
+mod websocket_interop;
+mod websocket_live;
 
 mod hls_checker;
 mod hls_checks;
