@@ -15,6 +15,7 @@ use std::time::Duration;
 use base64::Engine;
 use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
@@ -36,18 +37,14 @@ pub struct Appended {
     pub bytes: u64,
 }
 
-enum Command {
-    Message(Bytes),
-    Finish,
-}
-
 /// An object that is being appended to. Each `write` is one message (of 1 MiB at most; what is longer
 /// is written in parts). Writing waits while 16 MiB are not confirmed; `flush` waits for nothing.
 ///
 /// Dropped without [`finish`](Appender::finish), it leaves at once: messages that the server does
 /// not have yet are lost, and what it has stays.
 pub struct Appender {
-    commands: UnboundedSender<Command>,
+    messages: UnboundedSender<Bytes>,
+    finish: oneshot::Sender<()>,
     /// One for each message that found room, and one for the first connection.
     taken: mpsc::Receiver<()>,
     thread: Option<SideThread<Appended>>,
@@ -56,25 +53,26 @@ pub struct Appender {
 impl Appender {
     pub(super) fn open(url: &str, options: &Options) -> Result<Appender, ClientError> {
         let (endpoint, options) = (Endpoint::parse(url)?, options.clone());
-        let (commands, inbox) = unbounded_channel();
+        let (messages, inbox) = unbounded_channel();
+        let (finish, finished) = oneshot::channel();
         let (taker, taken) = mpsc::channel();
-        let thread =
-            SideThread::start("append", move || run(endpoint, options, Input { inbox, taker }))?;
-        let mut appender = Appender { commands, taken, thread: Some(thread) };
+        let input = Input { inbox, finished, taker };
+        let thread = SideThread::start("append", move || run(endpoint, options, input))?;
+        let mut appender = Appender { messages, finish, taken, thread: Some(thread) };
         appender.wait()?;
         Ok(appender)
     }
 
     /// End in good order: returns when the server has everything and says so.
-    pub fn finish(mut self) -> Result<Appended, ClientError> {
-        let _ = self.commands.send(Command::Finish);
-        self.thread.take().map_or(Err(ClientError::Ended), SideThread::join)
+    pub fn finish(self) -> Result<Appended, ClientError> {
+        let _ = self.finish.send(());
+        self.thread.map_or(Err(ClientError::Ended), SideThread::join)
     }
 
     /// Messages of `bytes`, one if they are not too long.
     pub(super) fn send(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
         for message in bytes.chunks(MESSAGE_BYTES_MAX) {
-            let _ = self.commands.send(Command::Message(Bytes::copy_from_slice(message)));
+            let _ = self.messages.send(Bytes::copy_from_slice(message));
             self.wait()?;
         }
         Ok(())
@@ -104,7 +102,9 @@ impl Write for Appender {
 
 /// The program's side, as the session sees it.
 struct Input {
-    inbox: UnboundedReceiver<Command>,
+    inbox: UnboundedReceiver<Bytes>,
+    /// Comes after the last message was taken, and needs no room.
+    finished: oneshot::Receiver<()>,
     taker: mpsc::Sender<()>,
 }
 
@@ -246,7 +246,8 @@ impl Session {
                 () = std::future::ready(()), if self.outbox.has_unsent() => {
                     self.send_next(line).await?;
                 }
-                command = input.inbox.recv(), if has_room => self.take(command, input)?,
+                message = input.inbox.recv(), if has_room => self.take(message, input)?,
+                finished = &mut input.finished, if !self.is_finishing => self.finish(finished)?,
                 () = sleep_until(late_at), if close_sent.is_some() || self.can_resume => {
                     return Err(ClientError::Lost(io::ErrorKind::TimedOut.into()));
                 }
@@ -286,7 +287,8 @@ impl Session {
                 let has_room = !self.is_finishing && self.outbox.has_room();
                 tokio::select! {
                     connected = &mut attempts => break connected?,
-                    command = input.inbox.recv(), if has_room => self.take(command, input)?,
+                    message = input.inbox.recv(), if has_room => self.take(message, input)?,
+                finished = &mut input.finished, if !self.is_finishing => self.finish(finished)?,
                 }
             }
         };
@@ -298,16 +300,19 @@ impl Session {
         Ok(line(connection, &options))
     }
 
-    fn take(&mut self, command: Option<Command>, input: &Input) -> Result<(), ClientError> {
-        match command {
-            Some(Command::Message(message)) => {
-                self.outbox.push(message);
-                let _ = input.taker.send(());
-            }
-            Some(Command::Finish) => self.is_finishing = true,
-            None => return Err(ClientError::Ended),
-        }
+    fn take(&mut self, message: Option<Bytes>, input: &Input) -> Result<(), ClientError> {
+        self.outbox.push(message.ok_or(ClientError::Ended)?);
+        let _ = input.taker.send(());
         Ok(())
+    }
+
+    /// A program that has dropped its appender has not finished.
+    fn finish(
+        &mut self,
+        finished: Result<(), oneshot::error::RecvError>,
+    ) -> Result<(), ClientError> {
+        self.is_finishing = finished.is_ok();
+        finished.map_err(|_| ClientError::Ended)
     }
 
     async fn send_next(&mut self, line: &mut Line) -> Result<(), ClientError> {

@@ -30,6 +30,9 @@ mod fanout;
 mod limits;
 mod shutdown;
 
+mod append_fakes;
+mod append_follow;
+
 mod admin;
 mod caches;
 mod caches_live;
