@@ -12,11 +12,13 @@ use std::time::Duration;
 
 use crate::connection::cmcd::CmcdLog;
 use crate::connection::{self, Core, Page, Role, listener};
+use crate::coordinator::{self, Coordinator, Credentials, Hook, Pace};
 use crate::egress::{self, Egress};
 use crate::ingest::{self, Ingest};
 use crate::operations::admin::Admin;
 use crate::operations::config::{
-    Config, Durability, LiveParts, LiveSection, OnAbort, PlaylistType, SteeringSection,
+    Config, CoordinatorSection, Durability, HookAuth, HookSection, LiveParts, LiveSection, OnAbort,
+    PlaylistType, SteeringSection,
 };
 use crate::operations::player::Player;
 use crate::operations::{cors, metrics};
@@ -58,6 +60,7 @@ pub struct Server {
     pub driver: Driver,
     pub recovered: Recovered,
     workers: Vec<JoinHandle<()>>,
+    coordinator: Option<Coordinator>,
     stopper: Stopper,
 }
 
@@ -66,6 +69,7 @@ pub struct Server {
 pub struct Stopper {
     mailboxes: Vec<Mailbox<Message>>,
     is_draining: Arc<AtomicBool>,
+    coordinator: Option<coordinator::Stopper>,
 }
 
 impl Stopper {
@@ -73,6 +77,7 @@ impl Stopper {
     pub fn stop(&self) {
         self.is_draining.store(true, Ordering::SeqCst);
         self.mailboxes.iter().for_each(|mailbox| mailbox.send(Message::Drain));
+        self.coordinator.iter().for_each(coordinator::Stopper::stop);
     }
 }
 
@@ -133,6 +138,7 @@ impl Server {
             listen.push(actual);
             listeners.push(first);
         }
+        let coordinator = start_coordinator(&config.coordinator)?;
         let offload = Offload::start()?;
         let options = options_of(config, cpus.len(), descriptors)?;
         let undrained = Arc::new(AtomicUsize::new(cpus.len()));
@@ -163,8 +169,18 @@ impl Server {
             workers.push(start_worker(parts)?);
         }
         start_housekeeping(store, offload, is_draining.clone())?;
-        let stopper = Stopper { mailboxes, is_draining };
-        Ok(Server { listen, admin: admin_address, driver, recovered, workers, stopper })
+        let stopper = Stopper {
+            mailboxes,
+            is_draining,
+            coordinator: coordinator.as_ref().map(Coordinator::stopper),
+        };
+        let admin = admin_address;
+        Ok(Server { listen, admin, driver, recovered, workers, coordinator, stopper })
+    }
+
+    /// Where the coordinator listens, if this server is one too.
+    pub fn coordinator(&self) -> &[SocketAddr] {
+        self.coordinator.as_ref().map_or(&[], |coordinator| &coordinator.listen)
     }
 
     pub fn stopper(&self) -> Stopper {
@@ -177,6 +193,46 @@ impl Server {
             // With `panic = "abort"` a worker's panic has ended the process already.
             let _ = worker.join();
         }
+        if let Some(coordinator) = self.coordinator {
+            coordinator.join();
+        }
+    }
+}
+
+fn start_coordinator(section: &CoordinatorSection) -> io::Result<Option<Coordinator>> {
+    if section.listen.is_empty() {
+        return Ok(None);
+    }
+    Coordinator::start(coordinator_options(section)).map(Some)
+}
+
+pub fn coordinator_options(section: &CoordinatorSection) -> coordinator::Options {
+    let credentials = |auth: &HookAuth| match auth.clone() {
+        HookAuth::Basic { user, password } => Credentials::Basic { user, password },
+        HookAuth::Bearer { token } => Credentials::Bearer { token },
+        HookAuth::Custom { value } => Credentials::Custom { value },
+    };
+    let hook = |hook: &HookSection| Hook {
+        url: hook.url.clone(),
+        credentials: hook.auth.as_ref().map(credentials),
+    };
+    coordinator::Options {
+        listen: section.listen.clone(),
+        secret: section.secret.clone(),
+        require_encoder: section.require_encoder,
+        state_file: section.state_file.clone(),
+        id_length_max: section.id_length_max,
+        hook_timeout: Duration::from_secs(section.hook_timeout_s),
+        reconnect_grace: Duration::from_secs(section.reconnect_grace_s),
+        key_verification: section.key_verification.as_ref().map(hook),
+        event_callback: section.event_callback.as_ref().map(hook),
+        commands: section.commands_auth.as_ref().map(credentials),
+        pace: Pace {
+            heartbeat_interval: Duration::from_secs(section.heartbeat_interval_s),
+            silence_timeout: Duration::from_secs(section.silence_timeout_s),
+        },
+        event_retry: Duration::from_secs(section.event_retry_s),
+        clock: clock::unix_ms,
     }
 }
 

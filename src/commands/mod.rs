@@ -1,6 +1,7 @@
 //! The commands of the program, one file each; `publish` has its media and its upload beside it.
 
 pub mod check;
+pub mod coordinator;
 pub mod demo;
 pub mod publish;
 mod publish_source;
@@ -12,6 +13,8 @@ pub mod serve;
 pub enum Command {
     /// Run the origin
     Serve(serve::ServeArgs),
+    /// Run the coordinator of streaming servers and encoders
+    Coordinator(coordinator::CoordinatorArgs),
     /// Push a fragmented MP4 or MPEG-TS file as a live stream, paced by its own timestamps
     Publish(publish::PublishArgs),
     /// Run the origin with a sample stream, and say what to open next
@@ -23,6 +26,7 @@ pub enum Command {
 pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(args) => serve::run(&args),
+        Command::Coordinator(args) => coordinator::run(&args),
         Command::Publish(args) => publish::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => check::run(&args),

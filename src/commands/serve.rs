@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use sd_notify::NotifyState;
 
+use crate::commands::coordinator;
 use crate::operations::config::{Config, parse_set};
 use crate::operations::{log, signals};
 use crate::server::Server;
@@ -105,5 +106,7 @@ pub fn announce(server: &Server) -> std::io::Result<()> {
         writeln!(out, "listening on http://{address}")?;
     }
     writeln!(out, "admin on http://{}", server.admin)?;
-    out.flush()
+    out.flush()?;
+    drop(out);
+    coordinator::announce(server.coordinator())
 }
