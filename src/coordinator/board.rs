@@ -471,20 +471,20 @@ impl Board {
         }
     }
 
-    /// Tell its server to end it. The channel is taken until the server has.
+    /// Tell its server to end it; one that is away is told when it asks. The channel is taken until
+    /// it has ended, or for the time of grace.
     fn kill(&mut self, channel: &str) {
         let Some(stream) = self.streams.get_mut(channel) else { return };
-        self.epochs_so_far += 1;
         stream.is_killed = true;
+        self.effects.push(Effect::Save);
+        let Some(server) = stream.at else { return };
+        self.epochs_so_far += 1;
         stream.epoch = self.epochs_so_far;
         let timer = Timer::Stream { channel: channel.to_owned(), epoch: stream.epoch };
         let message = ChannelMessage::new("STREAM-KILL")
             .with("Stream-Channel", channel)
             .with("Stream-ID", &stream.id);
-        if let Some(server) = stream.at {
-            self.send(server, message);
-        }
-        self.effects.push(Effect::Save);
+        self.send(server, message);
         self.effects.push(Effect::Arm { after: self.rules.reconnect_grace, timer });
     }
 
@@ -722,3 +722,7 @@ fn encode_start(
 fn names(asked: &str, stream_id: &str) -> bool {
     asked.is_empty() || asked == "*" || asked == stream_id
 }
+
+#[cfg(test)]
+#[path = "board_tests.rs"]
+mod tests;
