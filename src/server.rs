@@ -13,12 +13,13 @@ use std::time::Duration;
 use crate::channels::{self, Channels, LagRule};
 use crate::connection::cmcd::CmcdLog;
 use crate::connection::{self, Core, Doors, Page, Role, listener};
+use crate::coordinator::{self, Coordinator, Credentials, Hook, Pace};
 use crate::egress::{self, Egress};
 use crate::ingest::{self, AppendSessions, Ingest};
 use crate::operations::admin::Admin;
 use crate::operations::config::{
-    ChannelsSection, Config, Durability, LiveParts, LiveSection, OnAbort, OnLag, PlaylistType,
-    SteeringSection,
+    ChannelsSection, Config, CoordinatorSection, Durability, HookAuth, HookSection, LiveParts,
+    LiveSection, OnAbort, OnLag, PlaylistType, SteeringSection,
 };
 use crate::operations::player::Player;
 use crate::operations::{config, cors, metrics};
@@ -64,6 +65,7 @@ pub struct Server {
     pub recovered: Recovered,
     workers: Vec<JoinHandle<()>>,
     shared: Shared,
+    coordinator: Option<Coordinator>,
     stopper: Stopper,
 }
 
@@ -79,6 +81,7 @@ struct Shared {
 pub struct Stopper {
     mailboxes: Vec<Mailbox<Message>>,
     is_draining: Arc<AtomicBool>,
+    coordinator: Option<coordinator::Stopper>,
 }
 
 impl Stopper {
@@ -86,6 +89,7 @@ impl Stopper {
     pub fn stop(&self) {
         self.is_draining.store(true, Ordering::SeqCst);
         self.mailboxes.iter().for_each(|mailbox| mailbox.send(Message::Drain));
+        self.coordinator.iter().for_each(coordinator::Stopper::stop);
     }
 }
 
@@ -144,6 +148,7 @@ impl Server {
         let bound = Bound::new(config, user_timeout_s)?;
         let channels = Channels::new(channels_options(&config.channels)?, store.clone());
         let append_sessions: Arc<AppendSessions> = Arc::default();
+        let coordinator = start_coordinator(&config.coordinator)?;
         let offload = Offload::start()?;
         let options = options_of(config, cpus.len(), descriptors)?;
         let undrained = Arc::new(AtomicUsize::new(cpus.len()));
@@ -180,19 +185,29 @@ impl Server {
             workers.push(start_worker(parts)?);
         }
         let shared = start_housekeeping(store, offload, is_draining.clone())?;
-        let stopper = Stopper { mailboxes, is_draining };
-        let channels = own_channels;
+        let stopper = Stopper {
+            mailboxes,
+            is_draining,
+            coordinator: coordinator.as_ref().map(Coordinator::stopper),
+        };
+        let (admin, channels) = (admin_address, own_channels);
         Ok(Server {
             listen,
             append,
             channels,
-            admin: admin_address,
+            admin,
             driver,
             recovered,
             workers,
             shared,
+            coordinator,
             stopper,
         })
+    }
+
+    /// Where the coordinator listens, if this server is one too.
+    pub fn coordinator(&self) -> &[SocketAddr] {
+        self.coordinator.as_ref().map_or(&[], |coordinator| &coordinator.listen)
     }
 
     pub fn stopper(&self) -> Stopper {
@@ -211,6 +226,46 @@ impl Server {
         let _ = housekeeping.join();
         offload.end();
         store.release();
+        if let Some(coordinator) = self.coordinator {
+            coordinator.join();
+        }
+    }
+}
+
+fn start_coordinator(section: &CoordinatorSection) -> io::Result<Option<Coordinator>> {
+    if section.listen.is_empty() {
+        return Ok(None);
+    }
+    Coordinator::start(coordinator_options(section)).map(Some)
+}
+
+pub fn coordinator_options(section: &CoordinatorSection) -> coordinator::Options {
+    let credentials = |auth: &HookAuth| match auth.clone() {
+        HookAuth::Basic { user, password } => Credentials::Basic { user, password },
+        HookAuth::Bearer { token } => Credentials::Bearer { token },
+        HookAuth::Custom { value } => Credentials::Custom { value },
+    };
+    let hook = |hook: &HookSection| Hook {
+        url: hook.url.clone(),
+        credentials: hook.auth.as_ref().map(credentials),
+    };
+    coordinator::Options {
+        listen: section.listen.clone(),
+        secret: section.secret.clone(),
+        require_encoder: section.require_encoder,
+        state_file: section.state_file.clone(),
+        id_length_max: section.id_length_max,
+        hook_timeout: Duration::from_secs(section.hook_timeout_s),
+        reconnect_grace: Duration::from_secs(section.reconnect_grace_s),
+        key_verification: section.key_verification.as_ref().map(hook),
+        event_callback: section.event_callback.as_ref().map(hook),
+        commands: section.commands_auth.as_ref().map(credentials),
+        pace: Pace {
+            heartbeat_interval: Duration::from_secs(section.heartbeat_interval_s),
+            silence_timeout: Duration::from_secs(section.silence_timeout_s),
+        },
+        event_retry: Duration::from_secs(section.event_retry_s),
+        clock: clock::unix_ms,
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use sd_notify::NotifyState;
 
+use crate::commands::coordinator;
 use crate::operations::config::{Config, parse_set};
 use crate::operations::{log, signals};
 use crate::server::Server;
@@ -110,5 +111,7 @@ pub fn announce(server: &Server) -> std::io::Result<()> {
         }
     }
     writeln!(out, "admin on http://{}", server.admin)?;
-    out.flush()
+    out.flush()?;
+    drop(out);
+    coordinator::announce(server.coordinator())
 }
