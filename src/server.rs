@@ -18,7 +18,7 @@ use crate::operations::admin::Admin;
 use crate::operations::config::{
     Config, Durability, LiveParts, LiveSection, OnAbort, PlaylistType, SteeringSection,
 };
-use crate::operations::player::Player;
+use crate::operations::player::{Door, Player};
 use crate::operations::{cors, metrics};
 use crate::packager::{self, LiveRule, Packager, Pathway, Steering};
 use crate::runtime::buffers::BufferPool;
@@ -122,8 +122,6 @@ impl Server {
         let is_draining = Arc::new(AtomicBool::new(false));
         let packager = Packager::new(packager_options(config), store.clone());
         let metrics = metrics_page(&store, &packager, &counters, driver);
-        let player = Player::read(&config.player_dir);
-        let admin = Admin { metrics, player, is_draining: is_draining.clone() };
         let user_timeout_s = config.limits.send_stall_timeout_s.max(USER_TIMEOUT_MIN_S);
         let (admin_listener, admin_address) = bind_one(config.admin, "admin", user_timeout_s)?;
         let mut listeners = Vec::new();
@@ -133,6 +131,8 @@ impl Server {
             listen.push(actual);
             listeners.push(first);
         }
+        let player = Player::read(&config.player_dir, &channel_door(config, &listen));
+        let admin = Admin { metrics, player, is_draining: is_draining.clone() };
         let offload = Offload::start()?;
         let options = options_of(config, cpus.len(), descriptors)?;
         let undrained = Arc::new(AtomicUsize::new(cpus.len()));
@@ -297,6 +297,17 @@ fn steering(section: &SteeringSection) -> Steering {
     let pathways = section.pathways.iter();
     let pathways = pathways.map(|p| Pathway { id: p.id.clone(), host: p.host.clone() }).collect();
     Steering { ttl_s: section.ttl_s, pathways }
+}
+
+/// Where the pages find channels: on the common addresses, or on their own.
+fn channel_door(config: &Config, listen: &[SocketAddr]) -> Door {
+    let section = &config.channels;
+    let listen = match (section.enabled, section.listen.as_slice()) {
+        (false, _) => Vec::new(),
+        (true, []) => listen.to_vec(),
+        (true, own) => own.to_vec(),
+    };
+    Door { listen, prefix: section.prefix.clone() }
 }
 
 fn metrics_page(
