@@ -14,6 +14,8 @@ const FAILURES_MAX = 8;
 // The cache comes in one go: a pause this long, or this much time, and what comes is live.
 const LULL_MS = 80;
 const CATCH_UP_MS = 2000;
+// A fragment of MP4 until one was measured, and at most.
+const CHUNK_S = 0.5, CHUNK_S_MAX = 2;
 
 // What this server listens on for channels, as its configuration says: "ws://HOST:PORT/PREFIX/".
 export async function ownDoor() {
@@ -83,6 +85,7 @@ export class Channel extends Edge {
   #header = null;
   #isSeeking = true;
   #newestS = 0;
+  #lastS = NaN;
   #caught = null;
 
   constructor(video, wishedLatency, src, { fail, say }) {
@@ -99,14 +102,19 @@ export class Channel extends Edge {
       this.say("Connecting …");
       const { isOpen, event, trouble } = await this.#receive(signal);
       if (signal.aborted) return;
-      if (trouble) return this.fail(trouble);
+      if (trouble) return this.#fail(trouble);
       failures = isOpen ? 0 : failures + 1;
-      if (failures >= FAILURES_MAX || (failures && !this.wasOpen)) return this.fail(refusal(this.src, false));
+      if (failures >= FAILURES_MAX || (failures && !this.wasOpen)) return this.#fail(refusal(this.src, false));
       this.wasOpen ||= isOpen;
       note(`the channel was closed: ${closing(event)}`);
       this.say("The stream has ended. Looking for the next one.");
       await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
     }
+  }
+
+  #fail(trouble) {
+    this.say("Nothing is received.");
+    this.fail(trouble);
   }
 
   async #receive(signal) {
@@ -184,8 +192,16 @@ export class Channel extends Edge {
       if (unit.isStart && unit.timeS < this.#newestS - 1) await this.#open(this.#header);
       if (unit.isStart) this.#newestS = unit.timeS;
       this.#isSeeking = false;
+      if (this.#scanner instanceof Mp4Scanner) this.#measure(unit);
       this.#show(unit);
     }
+  }
+
+  // A recorder's fragments are as long as its key pictures are apart.
+  #measure({ timeS }) {
+    const length = timeS - this.#lastS;
+    if (length > 0 && length < CHUNK_S_MAX) this.chunkS = Math.max(length, this.chunkS * 0.9);
+    this.#lastS = timeS;
   }
 
   async #open(header) {
@@ -195,6 +211,8 @@ export class Channel extends Edge {
     this.#header = header;
     this.#isSeeking = true;
     this.#newestS = 0;
+    this.#lastS = NaN;
+    this.chunkS = this.#scanner instanceof Mp4Scanner ? CHUNK_S : 0;
     this.seeks = null;
     this.#caught = { since: performance.now(), units: [], timer: null };
   }

@@ -19,6 +19,8 @@ export class Edge {
     this.video = video;
     // What should be buffered when the buffer is at its lowest, just before a fragment comes.
     this.target = wishedLatency || 0.2;
+    // What comes at once, if that is long.
+    this.chunkS = 0;
     this.lows = [];
     this.bytes = 0;
     this.since = performance.now();
@@ -65,10 +67,10 @@ export class Edge {
     const behind = end - video.currentTime;
     if (!this.started && end - start >= Math.min(this.target + 0.1, 0.3)) {
       this.started = true;
-      this.#jump(Math.max(start, end - this.target));
+      this.#jump(Math.max(start, end - this.target - this.chunkS));
     } else if (this.started && (behind > this.target + JUMP_S || (video.currentTime < start && !hasMore(video)))) {
       note(`jump to the live end, ${behind.toFixed(1)} s`);
-      this.#jump(Math.max(start, end - this.target));
+      this.#jump(Math.max(start, end - this.target - this.chunkS));
     }
     if (video.paused) return;
     // What is buffered swings by one fragment: the lowest point of a second counts.

@@ -121,10 +121,11 @@ function testPicture(signal) {
   return stream;
 }
 
-const BARS = ["#ffffff", "#e8c547", "#4fc3d4", "#58b368", "#c05299", "#d1495b", "#2e5eaa"];
+const BARS = ["#ffffff", "#e8c547", "#4fc3d4", "#58b368", "#c05299", "#d1495b", "#2e5eaa", "#5b6d76"];
 
+// One bar more than there is room for is on its way in.
 function paint(pen, { width, height }, count) {
-  const bar = width / BARS.length;
+  const bar = width / (BARS.length - 1);
   BARS.forEach((colour, index) => {
     pen.fillStyle = colour;
     pen.fillRect(((index * bar + count * 4) % (width + bar)) - bar, 0, bar + 1, height);
@@ -136,10 +137,7 @@ function paint(pen, { width, height }, count) {
   pen.textAlign = "center";
   pen.textBaseline = "middle";
   pen.fillText(new Date().toISOString().slice(11, 23), width / 2, height / 2);
-  pen.beginPath();
-  pen.arc(width / 2, height * 0.82, height * 0.12, -Math.PI / 2, -Math.PI / 2 + ((count % 60) / 60) * 2 * Math.PI);
-  pen.lineTo(width / 2, height * 0.82);
-  pen.fill();
+  pen.fillRect(0, height * 0.62, (width * (count % (2 * PICTURES_PER_S))) / (2 * PICTURES_PER_S), height * 0.02);
 }
 
 function chosenType(format) {
@@ -163,6 +161,8 @@ class Outlet {
   }
 
   push(bytes) {
+    // A recorder that has just begun may have nothing yet.
+    if (!bytes.length) return;
     const Scanner = [WebmScanner, Mp4Scanner].find((one) => one.begins(bytes));
     this.#scanner ??= Scanner && new Scanner();
     if (!this.#scanner) throw new Trouble("This browser records something else", "Its first bytes are neither WebM nor MP4.");
