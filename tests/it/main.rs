@@ -38,6 +38,7 @@ mod publish;
 
 mod ffmpeg;
 mod player_page;
+mod publish_page;
 
 mod hls_checker;
 mod hls_checks;
