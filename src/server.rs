@@ -21,7 +21,7 @@ use crate::operations::config::{
     ChannelsSection, Config, CoordinatorSection, Durability, HookAuth, HookSection, LiveParts,
     LiveSection, OnAbort, OnLag, PlaylistType, SteeringSection,
 };
-use crate::operations::player::Player;
+use crate::operations::player::{Door, Player};
 use crate::operations::{config, cors, metrics};
 use crate::packager::{self, LiveRule, Packager, Pathway, Steering};
 use crate::runtime::buffers::BufferPool;
@@ -141,14 +141,15 @@ impl Server {
         let is_draining = Arc::new(AtomicBool::new(false));
         let packager = Packager::new(packager_options(config), store.clone());
         let metrics = metrics_page(&store, &packager, &counters, driver);
-        let player = Player::read(&config.player_dir);
-        let admin = Admin { metrics, player, is_draining: is_draining.clone() };
         let user_timeout_s = config.limits.send_stall_timeout_s.max(USER_TIMEOUT_MIN_S);
         let (admin_listener, admin_address) = bind_one(config.admin, "admin", user_timeout_s)?;
         let bound = Bound::new(config, user_timeout_s)?;
         let channels = Channels::new(channels_options(&config.channels)?, store.clone());
         let append_sessions: Arc<AppendSessions> = Arc::default();
         let coordinator = start_coordinator(&config.coordinator)?;
+        let addresses = bound.addresses();
+        let player = Player::read(&config.player_dir, &channel_door(config, &addresses));
+        let admin = Admin { metrics, player, is_draining: is_draining.clone() };
         let offload = Offload::start()?;
         let options = options_of(config, cpus.len(), descriptors)?;
         let undrained = Arc::new(AtomicUsize::new(cpus.len()));
@@ -156,7 +157,6 @@ impl Server {
         let pages: Role = Role::Admin(Arc::new(move |path: &str| {
             admin.page(path).map(|(status, content_type, body)| Page { status, content_type, body })
         }));
-        let addresses = bound.addresses();
         let of_doors = |doors| addresses_of(&addresses, doors);
         let (listen, append) = (of_doors(Bound::common(config)), of_doors(Doors::APPEND));
         let own_channels = of_doors(Doors::CHANNELS);
@@ -465,6 +465,14 @@ fn steering(section: &SteeringSection) -> Steering {
     let pathways = section.pathways.iter();
     let pathways = pathways.map(|p| Pathway { id: p.id.clone(), host: p.host.clone() }).collect();
     Steering { ttl_s: section.ttl_s, pathways }
+}
+
+/// Where the pages find channels: on the common addresses, or on their own.
+fn channel_door(config: &Config, addresses: &[(SocketAddr, Role)]) -> Door {
+    let has_channels = |role: &Role| matches!(role, Role::Objects(doors) if doors.channels);
+    let listen = addresses.iter().filter(|(_, role)| has_channels(role));
+    let listen = listen.map(|(address, _)| *address).collect();
+    Door { listen, prefix: config.channels.prefix.clone() }
 }
 
 fn metrics_page(

@@ -42,6 +42,7 @@ mod publish;
 mod autobahn;
 mod ffmpeg;
 mod player_page;
+mod publish_page;
 
 mod websocket_append;
 mod websocket_cache;
