@@ -116,13 +116,7 @@ impl Server {
         let descriptors = raise_descriptor_limit();
         let mailboxes: Vec<Mailbox<Message>> = cpus.iter().map(|_| Mailbox::default()).collect();
         let store = Store::open(store_options(config, mailboxes.clone()))?;
-        let started = clock::now();
-        let recovered = store.recover()?;
-        tracing::info!(
-            ?recovered,
-            took_ms = started.elapsed().as_millis() as u64,
-            "data directory read"
-        );
+        let recovered = recover(&store)?;
         let counters: Vec<_> = cpus.iter().map(|_| Arc::new(Counters::default())).collect();
         let is_draining = Arc::new(AtomicBool::new(false));
         let packager = Packager::new(packager_options(config), store.clone());
@@ -197,6 +191,14 @@ impl Server {
             coordinator.join();
         }
     }
+}
+
+fn recover(store: &Arc<Store>) -> io::Result<Recovered> {
+    let started = clock::now();
+    let recovered = store.recover()?;
+    let took_ms = started.elapsed().as_millis() as u64;
+    tracing::info!(?recovered, took_ms, "data directory read");
+    Ok(recovered)
 }
 
 fn start_coordinator(section: &CoordinatorSection) -> io::Result<Option<Coordinator>> {

@@ -36,6 +36,10 @@ mod caches_live;
 mod cli;
 mod publish;
 
+mod coordinator;
+mod coordinator_client;
+mod coordinator_kit;
+
 mod ffmpeg;
 mod player_page;
 

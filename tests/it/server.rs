@@ -107,6 +107,7 @@ pub(crate) struct Server {
     pub(crate) admin: SocketAddr,
     pub(crate) setup: Setup,
     child: Child,
+    lines: Mutex<mpsc::Receiver<String>>,
     log: Arc<Mutex<String>>,
 }
 
@@ -142,11 +143,23 @@ impl Server {
                 admin = Some(reachable(url));
             }
         }
-        Server { address: address.unwrap(), admin: admin.unwrap(), setup, child, log }
+        Server {
+            address: address.unwrap(),
+            admin: admin.unwrap(),
+            setup,
+            child,
+            lines: Mutex::new(lines),
+            log,
+        }
     }
 
     pub(crate) fn data(&self) -> PathBuf {
         self.setup.data()
+    }
+
+    /// The next line of standard output, after the two that say where it listens.
+    pub(crate) fn next_line(&self) -> String {
+        self.lines.lock().unwrap().recv_timeout(HANG).expect("another line")
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -231,7 +244,7 @@ pub(crate) fn collect(mut stream: impl Read + Send + 'static) -> Arc<Mutex<Strin
 }
 
 /// The lines of a stream as they come; the channel closes at its end.
-fn lines_of(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+pub(crate) fn lines_of(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(stream).lines() {
