@@ -40,6 +40,10 @@ mod cli;
 mod publish;
 
 mod autobahn;
+mod coordinator;
+mod coordinator_client;
+mod coordinator_kit;
+
 mod ffmpeg;
 mod player_page;
 mod publish_page;
