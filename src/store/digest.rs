@@ -86,6 +86,16 @@ impl Digests {
         }
     }
 
+    /// The state at the tail.
+    pub(super) fn visible(&self) -> Xxh3 {
+        self.visible.as_ref().unwrap_or(&self.written).as_ref().clone()
+    }
+
+    /// Some of the hidden bytes are visible now.
+    pub(super) fn set_visible(&mut self, state: Xxh3) {
+        self.visible = Some(Box::new(state));
+    }
+
     /// The bytes that readers do not see are given up.
     pub(super) fn forget_hidden(&mut self) {
         if let Some(visible) = self.visible.take() {

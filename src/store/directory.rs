@@ -218,6 +218,10 @@ impl Store {
 
     /// The plain file of this name as an object. The commit lock is held.
     pub(super) fn adopt(&self, name: &str) -> Option<Arc<Object>> {
+        if let Some(entry) = self.shard(name).entries.read().get(name) {
+            // The file belongs to what is in the table.
+            return entry.visible.clone();
+        }
         let layout = self.layout.as_ref()?;
         let now_ms = (self.options.clock)();
         let object = super::recovery::adopt_file(layout, name, now_ms)?;
@@ -356,7 +360,7 @@ impl Store {
     /// A new extent of an open object, entered behind its last.
     pub(super) fn add_extent(
         &self,
-        object: &Arc<Object>,
+        object: &Object,
         start: u64,
     ) -> Result<Arc<File>, StorageError> {
         let index = start / object.extent_bytes;
@@ -568,7 +572,7 @@ impl Store {
         if let Some(previous) = object.extents.read().list.front() {
             previous.pin(&self.handle_sets);
         }
-        super::recovery::keep_open_file(layout, &first, Some(digest), (self.options.clock)())
+        super::recovery::keep_open_file(layout, &first, digest, (self.options.clock)())
     }
 
     /// Remove what readers of `name` see. An upload in progress of a visible object is cut; a
@@ -673,9 +677,19 @@ impl Store {
 
     /// Delete the files of an object without a seal when its last reader has gone; not those of a
     /// continued one that still has its name.
-    pub(super) fn doom_extents(&self, object: &Arc<Object>) {
-        if !object.is_placed() {
-            object.extents.read().list.iter().for_each(|extent| extent.doom());
+    pub(super) fn doom_extents(&self, object: &Object) {
+        if object.is_placed() {
+            return;
+        }
+        for extent in &object.extents.read().list {
+            extent.doom();
+            if extent.start == 0
+                && self.layout.is_some()
+                && let Ok(file) = extent.file(&self.handle_sets, 0)
+            {
+                // Should the server die before its last reader: recovery keeps nothing without a record.
+                let _ = format::remove_record(&file);
+            }
         }
     }
 

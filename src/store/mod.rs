@@ -18,9 +18,13 @@ mod object;
 mod reader;
 mod recovery;
 mod reopening;
+#[cfg(test)]
+mod reopening_tests;
 mod retention;
 mod wake_list;
 mod writer;
+#[cfg(test)]
+mod writer_tests;
 
 pub use digest::{Base, Fingerprint};
 pub use directory::{Gauges, NewObject, Store, StoreOptions, Visibility, WriteRule};

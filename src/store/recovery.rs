@@ -10,7 +10,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -81,7 +81,7 @@ impl Store {
             Ok(None) => {}
             Err(Damaged) => {
                 found.damaged += 1;
-                set_aside(layout, path, "bytes of a sealed object are missing (power cut?)");
+                set_aside(layout, path, &name, "its bytes are missing (power cut?)");
             }
         }
     }
@@ -90,50 +90,67 @@ impl Store {
         for entry in std::fs::read_dir(layout.open_folder())? {
             let path = entry?.path();
             let now_ms = (self.options.clock)();
-            let must_stay = Record::read_from(&path)
-                .is_some_and(|r| r.ending == Ending::Sealed && format::is_object_name(&r.name));
-            if (must_stay || self.options.keep_aborted)
-                && keep_open_file(layout, &path, None, now_ms).is_some()
-            {
-                found.kept += 1;
-                continue;
+            let record = Record::read_from(&path).filter(|r| format::is_object_name(&r.name));
+            let must_stay = |record: &Record| record.ending == Ending::Sealed;
+            let wanted = record.filter(|record| must_stay(record) || self.options.keep_aborted);
+            match wanted {
+                Some(record) if place_open_file(layout, &record, &path, None, now_ms).is_some() => {
+                    found.kept += 1;
+                }
+                Some(record) if must_stay(&record) => {
+                    set_aside(layout, &path, &record.name, "its name is taken, or cannot be had");
+                    found.damaged += 1;
+                }
+                _ => {
+                    std::fs::remove_file(&path)?;
+                    found.aborted += 1;
+                }
             }
-            if must_stay {
-                set_aside(layout, &path, "an appended object cannot have its name back");
-                found.damaged += 1;
-                continue;
-            }
-            std::fs::remove_file(&path)?;
-            found.aborted += 1;
         }
         Ok(())
     }
 }
 
 /// Take a file out of service.
-fn set_aside(layout: &Layout, path: &Path, reason: &str) {
-    let relative = path.strip_prefix(layout.root()).unwrap_or(path).to_string_lossy();
-    let target = layout.damaged_folder().join(relative.replace('/', "%2F"));
-    tracing::error!(file = %relative, moved_to = %target.display(), "not served: {reason}");
+fn set_aside(layout: &Layout, path: &Path, name: &str, reason: &str) {
+    let target = layout.damaged_folder().join(name.replace('/', "%2F"));
+    tracing::error!(object = %name, moved_to = %target.display(), "not served: {reason}");
     let _ = std::fs::rename(path, target);
+}
+
+/// The sealed object that an aborted upload is made, whose file lies at `path` in the open folder.
+pub(super) fn keep_open_file(
+    layout: &Layout,
+    path: &Path,
+    digest: u64,
+    sealed_ms: Millis,
+) -> Option<Object> {
+    let record = Record::read_from(path)?;
+    let target = place_open_file(layout, &record, path, Some(digest), sealed_ms)?;
+    sealed_object(layout, &record.name, &target, sealed_ms).ok().flatten()
 }
 
 /// Seal what an interrupted upload left at `path` in the open folder, and give it its name. One that
 /// was complete but for its name is complete. `None` if nothing of it can be kept.
-pub(super) fn keep_open_file(
+fn place_open_file(
     layout: &Layout,
+    record: &Record,
     path: &Path,
     digest: Option<u64>,
     sealed_ms: Millis,
-) -> Option<Object> {
-    let record = Record::read_from(path).filter(|record| format::is_object_name(&record.name))?;
+) -> Option<PathBuf> {
     let target = layout.object(&record.name);
-    if std::fs::symlink_metadata(&target).is_ok_and(|found| found.is_dir()) {
+    match std::fs::symlink_metadata(&target) {
         // An empty folder is a left-over of objects that are gone.
-        std::fs::remove_dir(&target).ok()?;
+        Ok(found) if found.is_dir() => std::fs::remove_dir(&target).ok()?,
+        // The name was given to something newer.
+        Ok(found) if changed_at(&found) > changed_at(&path.symlink_metadata().ok()?) => {
+            return None;
+        }
+        _ => {}
     }
     if record.sealed.is_none() {
-        let (digest, length) = measure(layout, &record, path, None, digest).ok()?;
+        let (digest, length) = measure(layout, record, path, None, digest).ok()?;
         let torn = record.ending == Ending::Torn;
         if length == 0 && torn {
             return None;
@@ -143,7 +160,7 @@ pub(super) fn keep_open_file(
     }
     std::fs::create_dir_all(target.parent()?).ok()?;
     std::fs::rename(path, &target).ok()?;
-    sealed_object(layout, &record.name, &target, sealed_ms).ok().flatten()
+    Some(target)
 }
 
 fn write_record(record: &Record, path: &Path) -> io::Result<()> {
@@ -236,12 +253,12 @@ fn sealed_object(
         return plain();
     };
     if let Some(base) = record.open_base() {
-        return seal_again(layout, record, path, base, now_ms);
+        return seal_behind(layout, record, path, base, now_ms);
     }
     let Some(seal) = record.sealed.take() else {
         return match record.ending {
             Ending::Torn => plain(),
-            Ending::Sealed => seal_from(layout, record, path, None, now_ms),
+            Ending::Sealed => seal_now(layout, record, path, None, now_ms),
         };
     };
     let first_length = seal.length.min(record.extent_bytes);
@@ -256,14 +273,14 @@ fn sealed_object(
         Some(base) => {
             tracing::error!(object = %name, length = seal.length,
                 "bytes of a continued object are missing (power cut?): sealed as far as they go");
-            seal_from(layout, record, path, Some(base), now_ms)
+            seal_behind(layout, record, path, base, now_ms)
         }
         None => Err(Damaged),
     }
 }
 
-/// An object that was open behind `base` when the server died, or could not seal it.
-fn seal_again(
+/// An object that was open behind `base` when the server died, or could not be sealed there.
+fn seal_behind(
     layout: &Layout,
     mut record: Record,
     path: &Path,
@@ -272,42 +289,49 @@ fn seal_again(
 ) -> Result<Option<Object>, Damaged> {
     let (_, length) = measure(layout, &record, path, None, Some(0)).map_err(|_| Damaged)?;
     if length > base.length {
-        return seal_from(layout, record, path, Some(base), now_ms);
+        return seal_now(layout, record, path, Some(&base), now_ms);
     }
     if length < base.length {
         return Err(Damaged);
     }
     // Nothing came: it is what it was.
     record.bases.pop();
-    let Some(seal) = record.sealed.clone() else {
-        let file = std::fs::File::options().write(true).open(path);
-        let _ = file.and_then(|file| format::remove_record(&file));
-        let metadata = std::fs::symlink_metadata(path).map_err(|_| Damaged)?;
-        return Ok(Some(plain_object(&record.name, path, &metadata)));
+    let before = match (record.sealed.take().filter(|seal| seal.length == length), base.fingerprint)
+    {
+        (Some(seal), _) => seal,
+        (None, Fingerprint::Digest(digest)) => {
+            SealRecord { length, digest, sealed_ms: now_ms, torn: false }
+        }
+        (None, Fingerprint::Modified(_)) => {
+            let file = std::fs::File::options().write(true).open(path);
+            let _ = file.and_then(|file| format::remove_record(&file));
+            let metadata = std::fs::symlink_metadata(path).map_err(|_| Damaged)?;
+            return Ok(Some(plain_object(&record.name, path, &metadata)));
+        }
     };
-    let _ = write_record(&record, path);
-    Ok(Some(object_of(layout, record, path, seal)))
+    Ok(Some(sealed_with(layout, record, path, before)))
 }
 
-/// Seal what is there, which must reach as far as `base`.
-fn seal_from(
+/// Seal all that is there; bytes below `base` are not read.
+fn seal_now(
     layout: &Layout,
     record: Record,
     path: &Path,
-    base: Option<Base>,
+    base: Option<&Base>,
     now_ms: Millis,
 ) -> Result<Option<Object>, Damaged> {
-    let measured = measure(layout, &record, path, base.as_ref(), None);
-    let (digest, length) = measured.map_err(|_| Damaged)?;
-    if base.is_some_and(|base| length < base.length) {
-        return Err(Damaged);
-    }
+    let (digest, length) = measure(layout, &record, path, base, None).map_err(|_| Damaged)?;
+    tracing::info!(object = %record.name, length, "was open: sealed as far as its bytes go");
     let seal = SealRecord { length, digest, sealed_ms: now_ms, torn: false };
+    Ok(Some(sealed_with(layout, record, path, seal)))
+}
+
+fn sealed_with(layout: &Layout, record: Record, path: &Path, seal: SealRecord) -> Object {
     let record = Record { sealed: Some(seal.clone()), ..record };
     if let Err(error) = write_record(&record, path) {
-        tracing::error!(object = %record.name, %error, "the seal of an appended object cannot be written");
+        tracing::error!(object = %record.name, %error, "the record of an appended object cannot be written");
     }
-    Ok(Some(object_of(layout, record, path, seal)))
+    object_of(layout, record, path, seal)
 }
 
 /// All extents but the first are there.
@@ -334,7 +358,7 @@ fn object_of(layout: &Layout, record: Record, path: &Path, seal: SealRecord) -> 
 /// A file without a record: its entity tag is made of what the file system knows.
 fn plain_object(name: &str, path: &Path, metadata: &std::fs::Metadata) -> Object {
     let length = metadata.len();
-    let modified_ns = metadata.mtime() as i128 * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+    let modified_ns = changed_at(metadata);
     let seal = Seal {
         etag: format!("\"{length:x}-m{modified_ns:x}\""),
         modified_ms: modified_ms(metadata),
@@ -349,6 +373,11 @@ fn plain_object(name: &str, path: &Path, metadata: &std::fs::Metadata) -> Object
 
 /// Ids of plain files: below every id made of a time.
 static PLAIN_ID: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+
+/// Nanoseconds since the Unix epoch.
+fn changed_at(metadata: &std::fs::Metadata) -> i128 {
+    i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec())
+}
 
 fn modified_ms(metadata: &std::fs::Metadata) -> u64 {
     let ms = metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000;

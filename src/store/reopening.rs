@@ -147,14 +147,12 @@ impl Store {
         };
         extents.pop_back();
         let object = Object::continued(sealed, sealed.id, extent_bytes, extents);
-        let object = Arc::new(object);
         let file = self.add_extent(&object, last.start)?;
         let bytes = (length - last.start) as usize;
         if bytes > 0 {
             let mapping = last.mapping(&self.handle_sets, 0)?;
             file.write_all_at(mapping.slice(0, bytes), 0)?;
         }
-        let object = Arc::into_inner(object).ok_or(StorageError::Changed)?;
         Ok(Reopened { object, last: Some(file), record: None })
     }
 

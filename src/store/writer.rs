@@ -165,7 +165,11 @@ impl Writer {
             Partial::Visible => written,
             Partial::Hidden => last.max(before),
         };
+        let written_before = self.written;
         self.write(pieces, wanted, tail)?;
+        if tail > before && tail < written_before {
+            self.reveal(before, tail)?;
+        }
         self.object.messages.extend(before, ends, || self.object.set_tail(tail));
         if tail > before || !ends.is_empty() {
             self.tell();
@@ -188,6 +192,14 @@ impl Writer {
     pub fn set_text_end(&mut self, offset: u64) {
         debug_assert!(offset <= self.written);
         self.object.set_text_end(offset);
+    }
+
+    /// Bytes that were hidden are about to be seen, but not all of them: the digest has to be read.
+    fn reveal(&mut self, from: u64, to: u64) -> Result<(), StorageError> {
+        let mut visible = self.digests.visible();
+        self.read_back(from, to, &mut |piece| visible.update(piece))?;
+        self.digests.set_visible(visible);
+        Ok(())
     }
 
     /// There is news: wake the readers, then keep the window.
@@ -323,7 +335,7 @@ impl Writer {
     }
 
     /// Say on disk that a continued object is open, before its first new byte.
-    fn mark_continued(&mut self) -> Result<(), StorageError> {
+    pub(super) fn mark_continued(&mut self) -> Result<(), StorageError> {
         let Some(continued) = &self.continued else { return Ok(()) };
         if continued.is_marked || self.store.layout.is_none() {
             return Ok(());
@@ -383,7 +395,8 @@ impl Writer {
 
     fn write_group(&mut self, group: &[IoSlice<'_>], mut at: u64) -> Result<u64, StorageError> {
         let total = bytes_of(group);
-        let fits = self.current.as_ref().is_some_and(|current| at + total <= current.end);
+        let fits = |current: &CurrentFile| current.start <= at && at + total <= current.end;
+        let fits = self.current.as_ref().is_some_and(fits);
         if fits && group.len() > 1 {
             let current = self.current_at(at, total)?;
             let written = rustix::io::pwritev(&*current.file, group, at - current.start)?;
