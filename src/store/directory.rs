@@ -321,7 +321,7 @@ impl Store {
             Visibility::WhenSealed => {
                 // An open version was just taken over; what it hid is the present one again.
                 if entry.visible.as_ref().is_some_and(|visible| visible.is_open_or_lost()) {
-                    entry.visible = entry.hidden.take();
+                    entry.visible = entry.hidden.take_if(|hidden| hidden.seal().is_some());
                 }
                 entry.pending = Some(object.clone());
             }
@@ -666,7 +666,8 @@ impl Store {
             extent.doom();
         }
         if object.seal().is_none() {
-            // Continued and then taken over: its writer counts it out.
+            // Continued and then taken over: its writer counts it out, and dooms what it adds meanwhile.
+            object.set_placed(false);
             return;
         }
         self.retention.lock().remove(object);

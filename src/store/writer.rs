@@ -145,7 +145,8 @@ impl Writer {
     }
 
     /// Append, and tell where messages end: absolute offsets, ascending (equal for empty messages),
-    /// none beyond what this call has written. Readers see bytes and messages at once.
+    /// none beyond what this call has written. Readers see bytes and messages at once. A message begins
+    /// where the one before it ends, the first one at the tail of its first call.
     ///
     /// With [`Partial::Visible`] the tail is the last byte written. With [`Partial::Hidden`] it is the
     /// end of the last complete message: bytes behind it are written, but nobody sees them until a
@@ -185,7 +186,7 @@ impl Writer {
     /// What of the message index is kept: messages are forgotten from the front while those kept are
     /// too many, or too long together. The newest always stays.
     pub fn keep_messages(&mut self, window: MessageWindow) {
-        self.object.messages.set_window(self.object.tail(), window);
+        self.object.messages.set_window(window);
     }
 
     /// Bytes below `offset` are UTF-8 and end with a whole character.
