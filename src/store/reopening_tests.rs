@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use tempfile::TempDir;
 use xxhash_rust::xxh3::xxh3_64;
@@ -671,6 +672,37 @@ fn crowd(store: &Arc<Store>, thread: usize, round: usize) {
             std::thread::yield_now();
             assert_eq!(content(store, &object), bytes);
         }
+    }
+}
+
+#[test]
+fn extents_that_an_object_does_not_reach_are_orphans() {
+    let disk = Disk::new();
+    let id = upload(&disk.store, "a", &pattern(0, 5000)).id;
+    let orphan = disk.path().join(format!(".headwater/extents/{id:016x}.2"));
+    std::fs::write(&orphan, b"x").unwrap();
+    let crashed = disk.crash();
+    assert_eq!((crashed.recovered.orphans, crashed.recovered.objects), (1, 1));
+    // It would be in the way of the bytes that come now.
+    let mut writer = resume(&crashed.store, "a");
+    put(&mut writer, &pattern(5000, 9000));
+    drop(writer);
+    let tag = chained_etag(&pattern(0, 14_000), &[5000, 14_000]);
+    crashed.holds("a", &pattern(0, 14_000), &tag);
+}
+
+#[test]
+fn a_continued_object_is_not_in_the_body_cache() {
+    for (_folder, store) in stores() {
+        let old = upload(&store, "a", b"body");
+        store.keep_body(&old, Bytes::from_static(b"body"));
+        assert_eq!(store.gauges().body_cache_bytes, 4);
+        let writer = resume(&store, "a");
+        assert_eq!(store.gauges().body_cache_bytes, 0);
+        // Read before, kept after.
+        store.keep_body(&old, Bytes::from_static(b"body"));
+        assert_eq!(store.gauges().body_cache_bytes, 0);
+        drop(writer);
     }
 }
 

@@ -300,7 +300,7 @@ impl Writer {
         self.cut()?;
         let seal = self.seal_at_tail();
         if self.store.layout.is_some() {
-            self.write_record(&seal).map_err(StorageError::from)?;
+            self.write_record(&seal)?;
         }
         Ok(seal)
     }
@@ -443,13 +443,12 @@ impl Writer {
         Ok(current)
     }
 
-    /// Bytes behind the tail are not part of the object.
-    fn forget_hidden(&mut self) {
+    /// Bytes behind the tail are not part of the object. Nothing is appended after this.
+    pub(super) fn forget_hidden(&mut self) {
         let hidden = self.written - self.object.tail();
         if hidden > 0 {
             self.store.account_gone(hidden);
             self.written = self.object.tail();
-            self.digests.forget_hidden();
             self.has_excess = true;
         }
     }
@@ -544,11 +543,6 @@ impl Writer {
     /// Of the bytes that readers see.
     pub(super) fn digest(&self) -> u64 {
         self.digests.of_visible()
-    }
-
-    /// As `forget_hidden`, for an object that is not sealed.
-    pub(super) fn give_up_hidden(&mut self) {
-        self.forget_hidden();
     }
 
     /// The core that it is used on; `None` on a thread that is no core.
