@@ -17,6 +17,8 @@ pub mod runtime;
 pub mod channels;
 pub mod packager;
 
+pub mod coordinator;
+
 pub mod egress;
 pub mod ingest;
 

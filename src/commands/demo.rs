@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::commands::publish::{self, PublishOptions, Source};
 use crate::commands::serve;
 use crate::operations::config::{Config, RetentionSection};
-use crate::operations::player::Player;
+use crate::operations::player::{Door, Player};
 use crate::operations::{log, signals};
 use crate::server::Server;
 
@@ -45,7 +45,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
         Server::start(&config).context("the demo cannot start (is another server running?)")?;
     let base = format!("http://{}", server.listen[0]);
     serve::announce(&server)?;
-    let is_built = Player::read(&config.player_dir).found().contains(&"hls.js");
+    let is_built = Player::read(&config.player_dir, &Door::default()).found().contains(&"hls.js");
     println!("{}", next_steps(&base, server.admin, is_built));
     let stopper = server.stopper();
     let is_over = Arc::new(AtomicBool::new(false));

@@ -2,6 +2,7 @@
 
 pub mod append;
 pub mod check;
+pub mod coordinator;
 pub mod demo;
 pub mod follow;
 pub mod publish;
@@ -14,6 +15,8 @@ pub mod serve;
 pub enum Command {
     /// Run the origin
     Serve(serve::ServeArgs),
+    /// Run the coordinator of streaming servers and encoders
+    Coordinator(coordinator::CoordinatorArgs),
     /// Push a fragmented MP4 or MPEG-TS file as a live stream, paced by its own timestamps
     Publish(publish::PublishArgs),
     /// Append standard input to an object, message by message, over a WebSocket
@@ -29,6 +32,7 @@ pub enum Command {
 pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(args) => serve::run(&args),
+        Command::Coordinator(args) => coordinator::run(&args),
         Command::Publish(args) => publish::run(&args),
         Command::Append(args) => append::run(&args),
         Command::Follow(args) => follow::run(&args),

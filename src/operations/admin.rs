@@ -25,7 +25,7 @@ impl Admin {
     pub fn page(&self, path: &str) -> Option<Answer> {
         let text = |status, text: &'static str| Some((status, TEXT, text.into()));
         match path {
-            "" => text(200, "Headwater admin: /healthz /readyz /metrics /player\n"),
+            "" => text(200, "Headwater admin: /healthz /readyz /metrics /player /publish\n"),
             "healthz" => text(200, "ok\n"),
             "readyz" if self.is_draining.load(Ordering::Relaxed) => text(503, "draining\n"),
             "readyz" => text(200, "ready\n"),

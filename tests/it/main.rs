@@ -39,8 +39,18 @@ mod caches_live;
 mod cli;
 mod publish;
 
+mod autobahn;
 mod ffmpeg;
 mod player_page;
+mod publish_page;
+
+mod websocket_append;
+mod websocket_cache;
+mod websocket_channel;
+mod websocket_client;
+mod websocket_follow;
+mod websocket_interop;
+mod websocket_live;
 
 mod hls_checker;
 mod hls_checks;

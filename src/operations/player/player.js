@@ -4,35 +4,31 @@
 //   hls        .m3u8                         hls.js, or shaka, or the browser itself
 //   dash       .mpd                          dash.js, or shaka
 //   mjpeg      .mjpeg, .mjpg                 an image
+//   channel    ws://…/CHANNEL/KEY/receive    Channel: WebSocket and Media Source, no library
 //   mp4        anything else                 Tail below: fetch and Media Source, no library
 //
-// In the page's address: src, player (hls.js | dash.js | shaka | mse | native) and latency, the wish
-// in seconds, which otherwise is the stream's own. `window.headwater.readings()` is for the tests.
+// In the page's address: src, or channel and key of a channel of this server, player (hls.js | dash.js |
+// shaka | mse | native) and latency, the wish in seconds, which otherwise is the stream's own. `window.headwater.readings()` is for the tests.
+import { Channel, channelUrl, ownDoor } from "./player/channel.js";
+import { BACK_BUFFER_S, Edge } from "./player/edge.js";
+import { Boxes, mp4Type, tracksOf, zeroByProducer } from "./player/mp4.js";
+import { $, Trouble, bits, complain, note, seconds, trouble } from "./player/page.js";
 
 const READINGS_PER_S = 4;
 const HISTORY_POINTS = 240;
-const LOG_LINES_MAX = 200;
 const AGAIN_MS = 3000;
 const HLS_JUMP_S = 1.5;
 const HLS_BUFFER_MIN_S = 0.3;
-const BACK_BUFFER_S = 15;
 
-const $ = (id) => document.getElementById(id);
 const video = $("video");
 const asked = new URLSearchParams(location.search);
 const wishedLatency = Number(asked.get("latency")) || null;
-
-class Trouble extends Error {
-  constructor(title, advice, code) {
-    super(title);
-    Object.assign(this, { advice, code });
-  }
-}
 
 // ---------------------------------------------------------------- protocols and players
 
 function protocolOf(src) {
   const path = src.split(/[?#]/)[0].toLowerCase();
+  if (/^wss?:/.test(path)) return "channel";
   if (path.endsWith(".m3u8")) return "hls";
   if (path.endsWith(".mpd")) return "dash";
   if (/\.mjpe?g$/.test(path)) return "mjpeg";
@@ -44,8 +40,9 @@ const PLAYERS_OF = {
   dash: ["dash.js", "shaka"],
   mjpeg: ["image"],
   mp4: ["mse"],
+  channel: ["mse"],
 };
-const PROTOCOL_NAMES = { hls: "HLS", dash: "DASH", mjpeg: "MJPEG", mp4: "MP4 tail" };
+const PROTOCOL_NAMES = { hls: "HLS", dash: "DASH", mjpeg: "MJPEG", mp4: "MP4 tail", channel: "WebSocket" };
 const LIBRARIES = { "hls.js": "lib/hls.js", "dash.js": "lib/dash.js", shaka: "lib/shaka.js" };
 
 const loaded = new Map();
@@ -284,7 +281,7 @@ async function startImage(src, fail) {
 
 const STARTERS = {
   "hls.js": startHlsJs, "dash.js": startDashJs, shaka: startShaka,
-  native: startNative, image: startImage, mse: startTail,
+  native: startNative, image: startImage, mse: startMediaSource,
 };
 
 function adviceOf(status, url) {
@@ -295,193 +292,21 @@ function adviceOf(status, url) {
   return "The address did not answer, or its answer has no CORS header for this page ([cors] origins in the configuration). Check it with curl -i.";
 }
 
-// ---------------------------------------------------------------- the fMP4 tail
+// ---------------------------------------------------------------- what comes through Media Source
 
-// Boxes of a stream of bytes: whole top-level boxes out, one at a time.
-class Boxes {
-  static BOX_BYTES_MAX = 64 << 20;
-  #held = new Uint8Array(0);
-
-  *push(bytes) {
-    let data = bytes;
-    if (this.#held.length) {
-      data = new Uint8Array(this.#held.length + bytes.length);
-      data.set(this.#held);
-      data.set(bytes, this.#held.length);
-    }
-    let at = 0;
-    while (data.length - at >= 8) {
-      const view = new DataView(data.buffer, data.byteOffset + at, data.length - at);
-      let size = view.getUint32(0);
-      if (size === 1) {
-        if (data.length - at < 16) break;
-        size = Number(view.getBigUint64(8));
-      }
-      const kind = fourcc(view, 4);
-      if (size < 8 || size > Boxes.BOX_BYTES_MAX || !/^[\w .\-©]{4}$/.test(kind)) {
-        throw new Trouble("This is not fragmented MP4",
-          "The bytes are not MP4 boxes. Give the page a playlist (.m3u8), an MPD (.mpd), or an MP4 made with -movflags cmaf+empty_moov+default_base_moof.");
-      }
-      if (data.length - at < size) break;
-      yield { kind, bytes: data.subarray(at, at + size) };
-      at += size;
-    }
-    this.#held = data.slice(at);
-  }
-}
-
-const fourcc = (view, at) => String.fromCharCode(view.getUint8(at), view.getUint8(at + 1), view.getUint8(at + 2), view.getUint8(at + 3));
-const hex = (value, digits = 2) => value.toString(16).toUpperCase().padStart(digits, "0");
-
-// The child boxes of [from, to) as { kind, from, to } of their contents.
-function* children(view, from, to) {
-  for (let at = from; at + 8 <= to;) {
-    const size = view.getUint32(at);
-    if (size < 8 || at + size > to) return;
-    yield { kind: fourcc(view, at + 4), from: at + 8, to: at + size };
-    at += size;
-  }
-}
-
-function find(view, box, ...path) {
-  for (const kind of path) {
-    let next = null;
-    for (const child of children(view, box.from, box.to)) {
-      if (child.kind === kind) { next = child; break; }
-    }
-    if (!next) return null;
-    box = next;
-  }
-  return box;
-}
-
-const viewOf = (bytes) => new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-
-// What a moov says of each track: id, timescale, whether it is video, codec string (RFC 6381).
-function tracksOf(moov) {
-  const view = viewOf(moov);
-  const tracks = [];
-  for (const trak of children(view, 8, moov.length)) {
-    if (trak.kind !== "trak") continue;
-    const tkhd = find(view, trak, "tkhd");
-    const mdia = find(view, trak, "mdia");
-    const mdhd = mdia && find(view, mdia, "mdhd");
-    const hdlr = mdia && find(view, mdia, "hdlr");
-    const stsd = mdia && find(view, mdia, "minf", "stbl", "stsd");
-    if (!tkhd || !mdhd || !hdlr || !stsd) continue;
-    const handler = fourcc(view, hdlr.from + 8);
-    const entry = [...children(view, stsd.from + 8, stsd.to)][0];
-    if (!entry) continue;
-    tracks.push({
-      id: view.getUint32(tkhd.from + (view.getUint8(tkhd.from) ? 20 : 12)),
-      timescale: view.getUint32(mdhd.from + (view.getUint8(mdhd.from) ? 20 : 12)),
-      isVideo: handler === "vide",
-      codec: codecOf(view, entry, handler),
-    });
-  }
-  return tracks;
-}
-
-function codecOf(view, entry, handler) {
-  const skip = handler === "vide" ? 78 : handler === "soun" ? 28 : 8;
-  const inner = { from: entry.from + skip, to: entry.to };
-  const byte = (box, at) => view.getUint8(box.from + at);
-  const avcC = find(view, inner, "avcC");
-  if (avcC) return `${entry.kind}.${hex(byte(avcC, 1))}${hex(byte(avcC, 2))}${hex(byte(avcC, 3))}`;
-  const hvcC = find(view, inner, "hvcC");
-  if (hvcC) return hevcCodec(view, entry.kind, hvcC.from);
-  const av1C = find(view, inner, "av1C");
-  if (av1C) {
-    const [levels, flags] = [byte(av1C, 1), byte(av1C, 2)];
-    const depth = flags & 0x40 ? (flags & 0x20 ? 12 : 10) : 8;
-    const level = String(levels & 31).padStart(2, "0");
-    return `av01.${levels >> 5}.${level}${flags & 0x80 ? "H" : "M"}.${String(depth).padStart(2, "0")}`;
-  }
-  const vpcC = find(view, inner, "vpcC");
-  if (vpcC) {
-    const two = (value) => String(value).padStart(2, "0");
-    return `${entry.kind}.${two(byte(vpcC, 4))}.${two(byte(vpcC, 5))}.${two(byte(vpcC, 6) >> 4)}`;
-  }
-  const esds = find(view, inner, "esds");
-  if (esds) return mp4aCodec(view, esds);
-  return { Opus: "opus", fLaC: "flac" }[entry.kind] || entry.kind;
-}
-
-function hevcCodec(view, kind, at) {
-  const profile = view.getUint8(at + 1);
-  let flags = view.getUint32(at + 2);
-  let reversed = 0;
-  for (let bit = 0; bit < 32; bit++) { reversed = (reversed << 1) | (flags & 1); flags >>>= 1; }
-  const space = ["", "A", "B", "C"][profile >> 6];
-  const constraints = [];
-  for (let index = 0; index < 6; index++) constraints.push(view.getUint8(at + 6 + index));
-  while (constraints.length && constraints.at(-1) === 0) constraints.pop();
-  const tail = constraints.map((value) => "." + hex(value, 1)).join("");
-  return `${kind}.${space}${profile & 31}.${(reversed >>> 0).toString(16).toUpperCase()}.${profile & 32 ? "H" : "L"}${view.getUint8(at + 12)}${tail}`;
-}
-
-// The object type and, for AAC, its audio object type, out of an esds box.
-function mp4aCodec(view, esds) {
-  let at = esds.from + 4;
-  let object = 0;
-  while (at + 2 <= esds.to) {
-    const tag = view.getUint8(at++);
-    let length = 0;
-    for (let more = true; more && at < esds.to;) {
-      const byte = view.getUint8(at++);
-      length = (length << 7) | (byte & 127);
-      more = byte > 127;
-    }
-    if (tag === 3) at += 3;
-    else if (tag === 4) { object = view.getUint8(at); at += 13; }
-    else if (tag === 5) {
-      let type = view.getUint8(at) >> 3;
-      if (type === 31) type = 32 + (((view.getUint8(at) & 7) << 3) | (view.getUint8(at + 1) >> 5));
-      return `mp4a.${object.toString(16)}.${type}`;
-    } else at += length;
-  }
-  return object ? `mp4a.${object.toString(16)}` : "mp4a.40.2";
-}
-
-// When media time 0 was, in ms since 1970, by a prft box (ISO/IEC 14496-12 §8.16.5).
-function zeroByProducer(prft, tracks) {
-  const view = viewOf(prft);
-  const track = tracks.find((track) => track.id === view.getUint32(12));
-  if (!track) return null;
-  const ntpS = view.getUint32(16) - 2208988800 + view.getUint32(20) / 2 ** 32;
-  const mediaTime = view.getUint8(8) ? Number(view.getBigUint64(24)) : view.getUint32(24);
-  return (ntpS - mediaTime / track.timescale) * 1000;
-}
-
-// Follows one growing object and keeps the picture at its end.
+// Follows one growing object.
 //
 //   state      left by
 //   opening    #follow (the moov: a codec string, a source buffer)
-//   playing    #steer, four times a second: too far behind jumps, a little behind speeds up
+//   playing    the Edge
 //   over       the object's end, or an error: start again after a pause, with a fresh MediaSource
-class Tail {
-  static JUMP_S = 2.5;
-  static PENDING_MAX = 500;
-
+class Tail extends Edge {
   constructor(src, fail) {
+    super(video, wishedLatency);
     this.src = src;
     this.fail = fail;
-    // What should be buffered when the buffer is at its lowest, just before a fragment comes.
-    this.target = wishedLatency || 0.2;
-    this.lows = [];
-    this.bytes = 0;
-    this.since = performance.now();
-    this.rate = null;
     this.zeroMs = null;
-    this.stopper = new AbortController();
-    this.runs = this.#run();
-    this.timer = setInterval(() => this.#steer(), 1000 / READINGS_PER_S);
-    this.stalled = () => {
-      // A stall is a buffer that was too short for this path: keep a little more from now on.
-      this.target = Math.min(this.target + 0.15, 2);
-      this.rest = performance.now();
-    };
-    video.addEventListener("waiting", this.stalled);
+    this.#run();
   }
 
   async #run() {
@@ -523,7 +348,7 @@ class Tail {
           if (kind === "ftyp") { head = [bytes]; continue; }
           if (kind === "moov") {
             tracks = tracksOf(bytes);
-            sink = await this.#open(sink, tracks, signal);
+            sink = await this.open(sink, mp4Type(tracks));
             sink.append([...head, bytes]);
             continue;
           }
@@ -539,141 +364,45 @@ class Tail {
     }
   }
 
-  async #open(before, tracks, signal) {
-    const codecs = tracks.map((track) => track.codec).join(", ");
-    const type = `${tracks.some((track) => track.isVideo) ? "video" : "audio"}/mp4; codecs="${codecs}"`;
-    note(`mp4: ${codecs}`);
-    if (!window.MediaSource?.isTypeSupported(type)) {
-      throw new Trouble("This browser has no decoder for the stream", `Its codecs are ${codecs}. Push H.264 with AAC, or use a browser that knows them.`);
-    }
-    if (before) { before.changeType(type); return before; }
-    const source = new MediaSource();
-    video.src = URL.createObjectURL(source);
-    await new Promise((resolve) => source.addEventListener("sourceopen", resolve, { once: true }));
-    URL.revokeObjectURL(video.src);
-    if (signal.aborted) throw new Error("stopped");
-    this.started = false;
-    return new Sink(source, type);
-  }
-
-  #steer() {
-    const now = performance.now();
-    if (now - this.since >= 2000) {
-      this.rate = (this.bytes * 8000) / (now - this.since);
-      this.bytes = 0;
-      this.since = now;
-    }
-    const { buffered } = video;
-    if (!buffered.length) return;
-    const [start, end] = [buffered.start(buffered.length - 1), buffered.end(buffered.length - 1)];
-    const behind = end - video.currentTime;
-    if (!this.started && end - start >= Math.min(this.target + 0.1, 0.3)) {
-      this.started = true;
-      this.#jump(Math.max(start, end - this.target));
-    } else if (this.started && (behind > this.target + Tail.JUMP_S || video.currentTime < start)) {
-      note(`jump to the live end, ${behind.toFixed(1)} s`);
-      this.#jump(Math.max(start, end - this.target));
-    }
-    if (video.paused) return;
-    // What is buffered swings by one fragment: the lowest point of a second counts.
-    this.lows.push(behind);
-    if (this.lows.length > READINGS_PER_S) this.lows.shift();
-    const low = Math.min(...this.lows);
-    video.playbackRate = low > this.target + 0.1 ? 1.08 : low < this.target * 0.3 ? 0.97 : 1;
-    // A minute without a stall: dare a little less.
-    if (this.rest && now - this.rest > 60000 && this.target > 0.2) {
-      this.target -= 0.05;
-      this.rest = now;
-    }
-  }
-
-  #jump(to) {
-    this.lows = [];
-    video.currentTime = to;
-    video.play().catch(() => {});
-  }
-
   latency() {
-    if (this.zeroMs !== null) return (Date.now() - this.zeroMs) / 1000 - video.currentTime;
-    const { buffered } = video;
-    return buffered.length ? buffered.end(buffered.length - 1) - video.currentTime : null;
-  }
-
-  stop() {
-    clearInterval(this.timer);
-    video.removeEventListener("waiting", this.stalled);
-    this.stopper.abort();
+    return this.zeroMs === null ? this.behind() : (Date.now() - this.zeroMs) / 1000 - video.currentTime;
   }
 }
 
-// A source buffer with a queue before it, which keeps little behind the picture.
-class Sink {
-  #queue = [];
-  #waiting = [];
-
-  constructor(source, type) {
-    this.source = source;
-    this.buffer = source.addSourceBuffer(type);
-    this.buffer.addEventListener("updateend", () => this.#next());
-    this.buffer.addEventListener("error", () => note("the browser refused a fragment"));
-  }
-
-  append(pieces) {
-    if (this.#queue.length > Tail.PENDING_MAX) throw new Error("the browser takes no more");
-    this.#queue.push(...pieces.map((bytes) => ({ bytes })));
-    this.#next();
-  }
-
-  changeType(type) {
-    this.#queue.push({ type });
-  }
-
-  #next() {
-    const { buffer } = this;
-    if (this.source.readyState !== "open" || buffer.updating) return;
-    const { buffered } = buffer;
-    if (buffered.length && video.currentTime - buffered.start(0) > BACK_BUFFER_S * 2) {
-      buffer.remove(0, video.currentTime - BACK_BUFFER_S);
-      return;
-    }
-    const item = this.#queue.shift();
-    if (!item) {
-      this.#waiting.splice(0).forEach((resolve) => resolve());
-    } else if (item.type) {
-      buffer.changeType(item.type);
-      this.#next();
-    } else {
-      try {
-        buffer.appendBuffer(item.bytes);
-      } catch (error) {
-        note(`append: ${error.name}`);
-        this.#queue.length = 0;
-      }
-    }
-  }
-
-  drained() {
-    return new Promise((resolve) => { this.#waiting.push(resolve); this.#next(); });
-  }
-
-  end() {
-    if (this.source.readyState === "open" && !this.buffer.updating) this.source.endOfStream();
-  }
-}
-
-async function startTail(src, fail) {
+async function startMediaSource(src, fail) {
+  if (protocolOf(src) === "channel") return startChannel(src, fail);
   if (protocolOf(src) === "hls" || protocolOf(src) === "dash") {
     throw new Trouble("Media Source plays MP4 here, not playlists", "Choose another player, or give the address of the MP4 that the encoder pushes.");
   }
   const tail = new Tail(src, fail);
   return {
     name: "Media Source",
-    get latencyName() { return tail.zeroMs === null ? "Behind the newest picture" : "Live latency"; },
+    get latencyName() { return tail.zeroMs === null ? BEHIND : "Live latency"; },
     latency: () => tail.latency(),
     bitrate: () => tail.rate,
     stop: () => tail.stop(),
     handle: tail,
   };
+}
+
+async function startChannel(src, fail) {
+  const channel = new Channel(video, wishedLatency, src, { fail, say });
+  return {
+    name: "Media Source",
+    latencyName: BEHIND,
+    latency: () => channel.behind(),
+    bitrate: () => channel.rate,
+    stop: () => channel.stop(),
+    handle: channel,
+  };
+}
+
+const BEHIND = "Behind the newest picture";
+
+// What there is to wait for, in the place of the picture.
+function say(text) {
+  $("idle").textContent = text;
+  $("idle").hidden = false;
 }
 
 // ---------------------------------------------------------------- readings
@@ -682,12 +411,12 @@ const history = { latency: [], buffer: [] };
 const stalls = { count: 0, totalMs: 0, since: null };
 let engine = null;
 let hasPlayed = false;
-let trouble = null;
 let frames = { decoded: 0, dropped: 0 };
 let attempt = 0;
 
 video.addEventListener("playing", () => {
   hasPlayed = true;
+  $("idle").hidden = true;
   if (trouble) complain(null);
   if (stalls.since !== null) {
     stalls.totalMs += performance.now() - stalls.since;
@@ -735,8 +464,6 @@ function readings() {
   };
 }
 
-const seconds = (value) => (value === null || !Number.isFinite(value) ? "–" : `${value.toFixed(2)} s`);
-
 function show() {
   if (!engine) return;
   const now = readings();
@@ -754,10 +481,6 @@ function show() {
   $("bitrate").textContent = now.bitrate ? bits(now.bitrate) : "–";
   $("speed").textContent = video.paused ? "paused" : `${now.rate.toFixed(2)} ×`;
   $("engine").textContent = now.engine;
-}
-
-function bits(rate) {
-  return rate >= 1e6 ? `${(rate / 1e6).toFixed(2)} Mbit/s` : `${Math.round(rate / 1000)} kbit/s`;
 }
 
 function record(name, value) {
@@ -778,27 +501,6 @@ function record(name, value) {
   const svg = $(`${name}-line`);
   svg.querySelector(".line").setAttribute("d", path);
   svg.querySelector(".area").setAttribute("d", path && `${path}L${last} 40L${first} 40Z`);
-}
-
-function note(text) {
-  const line = document.createElement("li");
-  const time = document.createElement("time");
-  time.textContent = new Date().toLocaleTimeString("en-GB");
-  line.append(time, text);
-  $("log").prepend(line);
-  while ($("log").childElementCount > LOG_LINES_MAX) $("log").lastElementChild.remove();
-  $("log-count").textContent = `(${$("log").childElementCount})`;
-}
-
-function complain(error) {
-  trouble = error;
-  $("notice").hidden = !error;
-  if (!error) return;
-  note(error.message);
-  $("notice-title").textContent = error.message;
-  $("notice-text").textContent = error.advice ?? "";
-  $("notice-code").textContent = error.code ?? "";
-  $("notice-code").hidden = !error.code;
 }
 
 // ---------------------------------------------------------------- the form
@@ -853,6 +555,10 @@ async function start(src, chosen, isAgain = false) {
   }
 }
 
+async function ownChannel() {
+  return channelUrl(await ownDoor(), asked.get("channel"), asked.get("key") ?? "demo", "receive");
+}
+
 $("src").addEventListener("input", protocolChanged);
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -868,7 +574,7 @@ $("form").addEventListener("submit", (event) => {
 
 window.headwater = { readings, video, get engine() { return engine; } };
 setInterval(show, 1000 / READINGS_PER_S);
-$("src").value = asked.get("src") ?? "";
+$("src").value = asked.get("src") ?? (asked.has("channel") ? await ownChannel().catch(complain) ?? "" : "");
 protocolChanged();
 if (Object.hasOwn(STARTERS, asked.get("player") ?? "")) $("player").value = asked.get("player");
 protocolChanged();
