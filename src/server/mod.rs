@@ -49,6 +49,8 @@ const RECEIVE_BUFFER_BYTES: usize = 256 << 10;
 const USER_TIMEOUT_MIN_S: u64 = 60;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// For connections that were cut to notice it.
+const CUT_WAIT: Duration = Duration::from_secs(1);
 
 /// What a core is told by other threads.
 enum Message {
@@ -454,10 +456,21 @@ async fn drain(
     while has_admin && undrained.load(Ordering::SeqCst) > 0 && clock::now() < deadline {
         timers::sleep(DRAIN_LOOK_INTERVAL).await;
     }
-    // The process may live on: nobody may wait for an answer here.
-    core.deadlines.shut_all(|_| true);
-    core.admin_deadlines.shut_all(|_| true);
+    cut_all(core, listeners).await;
+}
+
+/// The process may live on: nobody may wait here for an answer that will not come.
+async fn cut_all(core: &Core, listeners: &[(Rc<Listener>, Role)]) {
     listeners.iter().for_each(|(listener, _)| listener.stop());
+    // What was accepted last has not run yet, and is in no table.
+    worker::yield_now().await;
+    let deadline = clock::now() + CUT_WAIT;
+    let tables = [&core.deadlines, &core.admin_deadlines];
+    tables.iter().for_each(|table| table.shut_all(|_| true));
+    // Tasks that end give back what they hold; those of a runtime that has ended never do.
+    while !tables.iter().all(|table| table.is_empty()) && clock::now() < deadline {
+        timers::sleep(DRAIN_LOOK_INTERVAL).await;
+    }
 }
 
 /// Retention runs beside the cores: deleting files may take its time.
