@@ -2,6 +2,8 @@
 
 pub mod check;
 pub mod demo;
+mod dotenv;
+pub mod migrate;
 pub mod publish;
 mod publish_source;
 mod publish_upload;
@@ -18,6 +20,8 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Check a configuration and print the limits it sets
     Check(check::CheckArgs),
+    /// Turn the configuration of a predecessor into ours
+    Migrate(migrate::MigrateArgs),
 }
 
 pub fn run(command: Command) -> anyhow::Result<()> {
@@ -26,5 +30,6 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Publish(args) => publish::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Migrate(args) => migrate::run(&args),
     }
 }

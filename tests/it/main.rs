@@ -34,6 +34,7 @@ mod admin;
 mod caches;
 mod caches_live;
 mod cli;
+mod migrate;
 mod publish;
 
 mod ffmpeg;
