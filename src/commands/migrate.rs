@@ -53,7 +53,7 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
     migration.leave_out_the_rest();
     let file = args.file.display();
     for note in &migration.notes {
-        eprintln!("{note}");
+        eprintln!("{file}: {note}");
     }
     if !migration.errors.is_empty() {
         bail!("{file} cannot be migrated:\n  {}", migration.errors.join("\n  "));
@@ -249,10 +249,9 @@ impl Migration {
 }
 
 fn write_server(migration: &mut Migration) {
-    migration.listen(
-        "HTTP_PORT and BIND_ADDRESS. Who reaches this address may upload objects too, and delete them; \
-         with listen in [channels] channels have an address to themselves.",
-    );
+    migration.text += "# Who reaches this address may upload objects too, and delete them. With listen in\n\
+         # [channels] channels have an address to themselves.\n";
+    migration.listen("HTTP_PORT and BIND_ADDRESS");
     migration.log();
     migration.tls();
     migration.table("channels");
