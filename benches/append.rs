@@ -10,7 +10,8 @@ use std::sync::Arc;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use headwater::runtime::clock;
 use headwater::store::{
-    NewObject, ObjectInfo, RetentionRule, Store, StoreOptions, Visibility, WriteRule, Writer,
+    Ending, NewObject, ObjectInfo, RetentionRule, Store, StoreOptions, Visibility, WriteRule,
+    Writer,
 };
 
 const PIECE_BYTES: [usize; 3] = [1 << 10, 4 << 10, 64 << 10];
@@ -44,6 +45,7 @@ fn begin(store: &Arc<Store>, name: &str) -> Writer {
         info: ObjectInfo::default(),
         visibility: Visibility::AtOnce,
         rule: WriteRule::TakeOver,
+        ending: Ending::Torn,
         core: Some(0),
     };
     store.begin(new).expect("the name is free")

@@ -1,5 +1,6 @@
 //! What the codecs cost per unit of their work: request heads as clients send them, the chunked
-//! coding, targets, ranges, and the scanners that find fragments and packets in what is uploaded.
+//! coding, targets, ranges, the scanners that find fragments and packets in what is uploaded, and
+//! WebSocket frames.
 
 use std::hint::black_box;
 
@@ -9,6 +10,7 @@ use headwater::wire::http1::{
     BodyDecoder, Chunk, Framing, HeadLimits, HeaderRoom, Parsed, parse, parse_range, parse_target,
 };
 use headwater::wire::mpegts::{self, PACKET_BYTES, TsScanner};
+use headwater::wire::websocket::{FrameHead, Opcode, Peer, PeerEvent, PeerLimits, unmask};
 
 static SAMPLE: &[u8] = include_bytes!("../src/commands/sample.mp4");
 
@@ -30,6 +32,9 @@ const HLS_JS: &str = "GET /live/one/video.m3u8?_HLS_msn=1024&_HLS_part=3 HTTP/1.
 const BODY_BYTES: usize = 64 << 10;
 const CHUNK_BYTES: usize = 4 << 10;
 const TS_PICTURES: usize = 500;
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+const MESSAGES: usize = 1000;
+const MESSAGE_BYTES: usize = 32;
 
 fn heads(criterion: &mut Criterion) {
     let limits = HeadLimits { request_line_bytes_max: 8 << 10, head_bytes_max: 32 << 10 };
@@ -165,5 +170,40 @@ fn transport_stream() -> Vec<u8> {
     stream
 }
 
-criterion_group!(benches, heads, body, targets, fragments, packets);
+/// The mask alone over what one read can bring, and messages so small that their heads decide.
+fn websocket(criterion: &mut Criterion) {
+    let mut payload = vec![0x5a; BODY_BYTES];
+    let mut group = criterion.benchmark_group("parse/websocket");
+    group.throughput(Throughput::Bytes(BODY_BYTES as u64));
+    group.bench_function("unmask 64 KiB", |bencher| {
+        bencher.iter(|| unmask(black_box(&mut payload), black_box(MASK)));
+    });
+
+    let mut frames = Vec::new();
+    for _ in 0..MESSAGES {
+        let start = frames.len();
+        let head = FrameHead::new(Opcode::Text, true, MESSAGE_BYTES as u64);
+        frames.extend_from_slice(head.as_bytes());
+        frames[start + 1] |= 0x80;
+        // A mask of nothing: the frames stay what they are from one round to the next.
+        frames.extend_from_slice(&[0; 4]);
+        frames.extend_from_slice(&[b'a'; MESSAGE_BYTES]);
+    }
+    group.throughput(Throughput::Elements(MESSAGES as u64));
+    for (name, checks_text) in [("1000 messages", false), ("1000 messages, UTF-8 checked", true)] {
+        let mut peer = Peer::new(PeerLimits { message_bytes_max: 1 << 20, checks_text });
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let mut count = 0;
+                let pushed = peer.push(black_box(&mut frames), &mut |event| {
+                    count += usize::from(matches!(event, PeerEvent::Data { is_last: true, .. }));
+                });
+                pushed.expect("the frames are good");
+                assert_eq!(count, MESSAGES);
+            });
+        });
+    }
+}
+
+criterion_group!(benches, heads, body, targets, fragments, packets, websocket);
 criterion_main!(benches);

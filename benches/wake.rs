@@ -12,7 +12,7 @@ use std::time::Duration;
 use criterion::{Criterion, criterion_group, criterion_main};
 use headwater::runtime::clock;
 use headwater::store::{
-    NewObject, ObjectInfo, Reader, RetentionRule, Signal, Store, StoreOptions, Visibility,
+    Ending, NewObject, ObjectInfo, Reader, RetentionRule, Signal, Store, StoreOptions, Visibility,
     WriteRule, Writer,
 };
 
@@ -52,6 +52,7 @@ fn begin(store: &Arc<Store>) -> Writer {
         info: ObjectInfo::default(),
         visibility: Visibility::AtOnce,
         rule: WriteRule::TakeOver,
+        ending: Ending::Torn,
         core: Some(WRITER_CORE),
     };
     store.begin(new).expect("the name is free")

@@ -17,11 +17,17 @@ pub mod runtime;
 pub mod channels;
 pub mod packager;
 
+pub mod coordinator;
+
 pub mod egress;
 pub mod ingest;
 
 pub mod connection;
 pub mod operations;
 
+pub mod client;
 pub mod commands;
+pub mod origin;
 pub mod server;
+
+pub use origin::Origin;

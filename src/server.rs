@@ -10,16 +10,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::channels::{self, Channels, LagRule};
 use crate::connection::cmcd::CmcdLog;
-use crate::connection::{self, Core, Page, Role, listener};
+use crate::connection::{self, Core, Doors, Page, Role, listener};
+use crate::coordinator::{self, Coordinator, Credentials, Hook, Pace};
 use crate::egress::{self, Egress};
-use crate::ingest::{self, Ingest};
+use crate::ingest::{self, AppendSessions, Ingest};
 use crate::operations::admin::Admin;
 use crate::operations::config::{
-    Config, Durability, LiveParts, LiveSection, OnAbort, PlaylistType, SteeringSection,
+    ChannelsSection, Config, CoordinatorSection, Durability, HookAuth, HookSection, LiveParts,
+    LiveSection, OnAbort, OnLag, PlaylistType, SteeringSection,
 };
 use crate::operations::player::{Door, Player};
-use crate::operations::{cors, metrics};
+use crate::operations::{config, cors, metrics};
 use crate::packager::{self, LiveRule, Packager, Pathway, Steering};
 use crate::runtime::buffers::BufferPool;
 use crate::runtime::counters::Counters;
@@ -54,11 +57,23 @@ enum Message {
 /// A running origin.
 pub struct Server {
     pub listen: Vec<SocketAddr>,
+    /// Listeners of append's own, and of channels' own.
+    pub append: Vec<SocketAddr>,
+    pub channels: Vec<SocketAddr>,
     pub admin: SocketAddr,
     pub driver: Driver,
     pub recovered: Recovered,
     workers: Vec<JoinHandle<()>>,
+    shared: Shared,
+    coordinator: Option<Coordinator>,
     stopper: Stopper,
+}
+
+/// What the cores share and the end gives back.
+struct Shared {
+    housekeeping: JoinHandle<()>,
+    store: Arc<Store>,
+    offload: Arc<Offload>,
 }
 
 /// Tells a server to stop, from any thread.
@@ -66,6 +81,7 @@ pub struct Server {
 pub struct Stopper {
     mailboxes: Vec<Mailbox<Message>>,
     is_draining: Arc<AtomicBool>,
+    coordinator: Option<coordinator::Stopper>,
 }
 
 impl Stopper {
@@ -73,6 +89,7 @@ impl Stopper {
     pub fn stop(&self) {
         self.is_draining.store(true, Ordering::SeqCst);
         self.mailboxes.iter().for_each(|mailbox| mailbox.send(Message::Drain));
+        self.coordinator.iter().for_each(coordinator::Stopper::stop);
     }
 }
 
@@ -87,6 +104,8 @@ struct Parts {
     read_buffers: u16,
     cmcd_lines_per_s_max: u32,
     packager: Arc<Packager>,
+    channels: Arc<Channels>,
+    append_sessions: Arc<AppendSessions>,
     store: Arc<Store>,
     counters: Arc<Counters>,
     offload: Arc<Offload>,
@@ -124,14 +143,12 @@ impl Server {
         let metrics = metrics_page(&store, &packager, &counters, driver);
         let user_timeout_s = config.limits.send_stall_timeout_s.max(USER_TIMEOUT_MIN_S);
         let (admin_listener, admin_address) = bind_one(config.admin, "admin", user_timeout_s)?;
-        let mut listeners = Vec::new();
-        let mut listen = Vec::new();
-        for address in &config.listen {
-            let (first, actual) = bind_one(*address, "listen", user_timeout_s)?;
-            listen.push(actual);
-            listeners.push(first);
-        }
-        let player = Player::read(&config.player_dir, &channel_door(config, &listen));
+        let bound = Bound::new(config, user_timeout_s)?;
+        let channels = Channels::new(channels_options(&config.channels)?, store.clone());
+        let append_sessions: Arc<AppendSessions> = Arc::default();
+        let coordinator = start_coordinator(&config.coordinator)?;
+        let addresses = bound.addresses();
+        let player = Player::read(&config.player_dir, &channel_door(config, &addresses));
         let admin = Admin { metrics, player, is_draining: is_draining.clone() };
         let offload = Offload::start()?;
         let options = options_of(config, cpus.len(), descriptors)?;
@@ -140,7 +157,10 @@ impl Server {
         let pages: Role = Role::Admin(Arc::new(move |path: &str| {
             admin.page(path).map(|(status, content_type, body)| Page { status, content_type, body })
         }));
-        let mut firsts = Some((listeners, (admin_listener, pages)));
+        let of_doors = |doors| addresses_of(&addresses, doors);
+        let (listen, append) = (of_doors(Bound::common(config)), of_doors(Doors::APPEND));
+        let own_channels = of_doors(Doors::CHANNELS);
+        let mut firsts = Some((bound.listeners, (admin_listener, pages)));
         for (index, cpu) in cpus.iter().enumerate() {
             let parts = Parts {
                 index,
@@ -151,47 +171,162 @@ impl Server {
                 read_buffers: config.limits.read_buffers,
                 cmcd_lines_per_s_max: config.limits.cmcd_lines_per_s_max,
                 packager: packager.clone(),
+                channels: channels.clone(),
+                append_sessions: append_sessions.clone(),
                 store: store.clone(),
                 counters: counters[index].clone(),
                 offload: offload.clone(),
                 mailbox: mailboxes[index].clone(),
-                listeners: listeners_of_core(&listen, user_timeout_s, firsts.take())?,
+                listeners: listeners_of_core(&addresses, user_timeout_s, firsts.take())?,
                 connection_options: options.0.clone(),
                 egress_options: options.1.clone(),
                 ingest_options: options.2.clone(),
             };
             workers.push(start_worker(parts)?);
         }
-        start_housekeeping(store, offload, is_draining.clone())?;
-        let stopper = Stopper { mailboxes, is_draining };
-        Ok(Server { listen, admin: admin_address, driver, recovered, workers, stopper })
+        let shared = start_housekeeping(store, offload, is_draining.clone())?;
+        let stopper = Stopper {
+            mailboxes,
+            is_draining,
+            coordinator: coordinator.as_ref().map(Coordinator::stopper),
+        };
+        let (admin, channels) = (admin_address, own_channels);
+        Ok(Server {
+            listen,
+            append,
+            channels,
+            admin,
+            driver,
+            recovered,
+            workers,
+            shared,
+            coordinator,
+            stopper,
+        })
+    }
+
+    /// Where the coordinator listens, if this server is one too.
+    pub fn coordinator(&self) -> &[SocketAddr] {
+        self.coordinator.as_ref().map_or(&[], |coordinator| &coordinator.listen)
     }
 
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
     }
 
-    /// Wait until every core has ended.
+    /// Wait until every core has ended. What the cores' tasks held they hold for ever (a runtime is
+    /// never dropped), so directory and threads are given back here.
     pub fn join(self) {
         for worker in self.workers {
             // With `panic = "abort"` a worker's panic has ended the process already.
             let _ = worker.join();
         }
+        let Shared { housekeeping, store, offload } = self.shared;
+        housekeeping.thread().unpark();
+        let _ = housekeeping.join();
+        offload.end();
+        store.release();
+        if let Some(coordinator) = self.coordinator {
+            coordinator.join();
+        }
     }
+}
+
+fn start_coordinator(section: &CoordinatorSection) -> io::Result<Option<Coordinator>> {
+    if section.listen.is_empty() {
+        return Ok(None);
+    }
+    Coordinator::start(coordinator_options(section)).map(Some)
+}
+
+pub fn coordinator_options(section: &CoordinatorSection) -> coordinator::Options {
+    let credentials = |auth: &HookAuth| match auth.clone() {
+        HookAuth::Basic { user, password } => Credentials::Basic { user, password },
+        HookAuth::Bearer { token } => Credentials::Bearer { token },
+        HookAuth::Custom { value } => Credentials::Custom { value },
+    };
+    let hook = |hook: &HookSection| Hook {
+        url: hook.url.clone(),
+        credentials: hook.auth.as_ref().map(credentials),
+    };
+    coordinator::Options {
+        listen: section.listen.clone(),
+        secret: section.secret.clone(),
+        require_encoder: section.require_encoder,
+        state_file: section.state_file.clone(),
+        id_length_max: section.id_length_max,
+        hook_timeout: Duration::from_secs(section.hook_timeout_s),
+        reconnect_grace: Duration::from_secs(section.reconnect_grace_s),
+        key_verification: section.key_verification.as_ref().map(hook),
+        event_callback: section.event_callback.as_ref().map(hook),
+        commands: section.commands_auth.as_ref().map(credentials),
+        pace: Pace {
+            heartbeat_interval: Duration::from_secs(section.heartbeat_interval_s),
+            silence_timeout: Duration::from_secs(section.silence_timeout_s),
+        },
+        event_retry: Duration::from_secs(section.event_retry_s),
+        clock: clock::unix_ms,
+    }
+}
+
+/// Listeners of objects that were bound to learn their ports.
+struct Bound {
+    listeners: Vec<(TcpListener, Role)>,
+}
+
+impl Bound {
+    fn new(config: &Config, user_timeout_s: u64) -> io::Result<Bound> {
+        let mut listeners = Vec::new();
+        let doors = [
+            (&config.listen, Bound::common(config), "listen"),
+            (&config.append.listen, Doors::APPEND, "append.listen"),
+            (&config.channels.listen, Doors::CHANNELS, "channels.listen"),
+        ];
+        for (list, doors, option) in doors {
+            for address in list {
+                let (listener, _) = bind_one(*address, option, user_timeout_s)?;
+                listeners.push((listener, Role::Objects(doors)));
+            }
+        }
+        Ok(Bound { listeners })
+    }
+
+    /// What the common listeners lead to.
+    fn common(config: &Config) -> Doors {
+        let (append, channels) = (&config.append, &config.channels);
+        Doors {
+            http: true,
+            append: append.enabled && append.listen.is_empty(),
+            channels: channels.enabled && channels.listen.is_empty(),
+        }
+    }
+
+    fn addresses(&self) -> Vec<(SocketAddr, Role)> {
+        let address = |(listener, role): &(TcpListener, Role)| {
+            Some((listener.local_addr().ok()?, role.clone()))
+        };
+        self.listeners.iter().filter_map(address).collect()
+    }
+}
+
+fn addresses_of(addresses: &[(SocketAddr, Role)], doors: Doors) -> Vec<SocketAddr> {
+    let is_it = |role: &Role| matches!(role, Role::Objects(found) if *found == doors);
+    addresses.iter().filter(|(_, role)| is_it(role)).map(|(address, _)| *address).collect()
 }
 
 /// The first core gets the listeners that were bound to learn the ports, and the admin address.
 fn listeners_of_core(
-    listen: &[SocketAddr],
+    addresses: &[(SocketAddr, Role)],
     user_timeout_s: u64,
-    firsts: Option<(Vec<TcpListener>, (TcpListener, Role))>,
+    firsts: Option<(Vec<(TcpListener, Role)>, (TcpListener, Role))>,
 ) -> io::Result<Vec<(TcpListener, Role)>> {
     if let Some((first, admin)) = firsts {
-        let objects = first.into_iter().map(|listener| (listener, Role::Objects));
-        return Ok(objects.chain([admin]).collect());
+        return Ok(first.into_iter().chain([admin]).collect());
     }
-    let bind = |address: &SocketAddr| Ok((socket::bind(*address, user_timeout_s)?, Role::Objects));
-    listen.iter().map(bind).collect()
+    let bind = |(address, role): &(SocketAddr, Role)| {
+        Ok((socket::bind(*address, user_timeout_s)?, role.clone()))
+    };
+    addresses.iter().map(bind).collect()
 }
 
 fn bind_one(
@@ -290,7 +425,40 @@ fn live_rule(section: &LiveSection) -> LiveRule {
             PlaylistType::Event => packager::ListKind::Event,
         },
         steering: section.steering.as_ref().map(steering),
+        source: section.source.as_deref().map(source),
     }
+}
+
+/// A path is an object's, a word a channel's.
+fn source(source: &str) -> packager::Source {
+    match source.strip_prefix('/') {
+        Some(object) => packager::Source::Object(object.to_owned()),
+        None => packager::Source::Channel(source.to_owned()),
+    }
+}
+
+fn channels_options(section: &ChannelsSection) -> io::Result<channels::Options> {
+    let ranges = |list: &[String]| {
+        let parsed = list.iter().map(|range| config::parse_range(range));
+        parsed.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)
+    };
+    Ok(channels::Options {
+        cache_bytes_max: section.cache_bytes_max,
+        cache_ms: (section.cache_s > 0).then(|| section.cache_s.saturating_mul(1000)),
+        lag_bytes_max: section.lag_bytes_max,
+        lag_rule: match section.on_lag {
+            OnLag::Skip => LagRule::Skip,
+            OnLag::Close => LagRule::Close,
+        },
+        message_bytes_max: section.message_bytes_max,
+        id_length_max: section.id_length_max,
+        connections_per_ip_max: section.connections_per_ip_max,
+        unlimited_from: ranges(&section.unlimited_from)?,
+        play_from: ranges(&section.play_from)?,
+        heartbeat_interval_s: section.heartbeat_interval_s,
+        silence_timeout_s: section.silence_timeout_s,
+        clock: clock::unix_ms,
+    })
 }
 
 fn steering(section: &SteeringSection) -> Steering {
@@ -300,14 +468,11 @@ fn steering(section: &SteeringSection) -> Steering {
 }
 
 /// Where the pages find channels: on the common addresses, or on their own.
-fn channel_door(config: &Config, listen: &[SocketAddr]) -> Door {
-    let section = &config.channels;
-    let listen = match (section.enabled, section.listen.as_slice()) {
-        (false, _) => Vec::new(),
-        (true, []) => listen.to_vec(),
-        (true, own) => own.to_vec(),
-    };
-    Door { listen, prefix: section.prefix.clone() }
+fn channel_door(config: &Config, addresses: &[(SocketAddr, Role)]) -> Door {
+    let has_channels = |role: &Role| matches!(role, Role::Objects(doors) if doors.channels);
+    let listen = addresses.iter().filter(|(_, role)| has_channels(role));
+    let listen = listen.map(|(address, _)| *address).collect();
+    Door { listen, prefix: config.channels.prefix.clone() }
 }
 
 fn metrics_page(
@@ -366,6 +531,8 @@ fn options_of(config: &Config, cores: usize, descriptors: usize) -> io::Result<D
         query_in_name: config.compat.query_in_name,
         cache_not_found: config.cache_control.not_found.clone(),
         cache_error: config.cache_control.error.clone(),
+        append_prefix: config.append.prefix.clone(),
+        channels_prefix: config.channels.prefix.clone(),
         common_lines: common_lines.clone(),
         preflight_lines: cors::preflight_lines(&cors),
         listed_origins: cors::listed_origins(&cors),
@@ -378,6 +545,7 @@ fn options_of(config: &Config, cores: usize, descriptors: usize) -> io::Result<D
         small_object_bytes_max: config.store.small_object_bytes_max,
         lag_bytes_max: limits.lag_bytes_max,
         send_stall_timeout_s: limits.send_stall_timeout_s,
+        ping_interval_s: config.append.ping_interval_s,
     };
     let ingest = ingest::Options {
         stored_headers: config.headers.stored.clone(),
@@ -385,6 +553,8 @@ fn options_of(config: &Config, cores: usize, descriptors: usize) -> io::Result<D
         is_durable: config.durability == Durability::Sync,
         object_bytes_max: config.store.object_bytes_max,
         body_idle_timeout_s: limits.body_idle_timeout_s,
+        ping_interval_s: config.append.ping_interval_s,
+        append_idle_timeout_s: config.append.idle_timeout_s,
     };
     Ok((Arc::new(connection), Arc::new(egress), Arc::new(ingest)))
 }
@@ -417,6 +587,7 @@ async fn run_core(parts: Parts) -> io::Result<()> {
             core: parts.index,
             store: parts.store.clone(),
             packager: parts.packager.clone(),
+            channels: parts.channels.clone(),
             ring: ring.clone(),
             counters: parts.counters.clone(),
             options: parts.egress_options,
@@ -426,6 +597,8 @@ async fn run_core(parts: Parts) -> io::Result<()> {
             core: parts.index,
             store: parts.store,
             packager: parts.packager,
+            channels: parts.channels,
+            append_sessions: parts.append_sessions,
             ring,
             disk: Disk::new(parts.offload, parts.counters.clone()),
             counters: parts.counters.clone(),
@@ -483,7 +656,7 @@ async fn drain(
     // Uploads end as configured when their sockets do; their readers are cut by that.
     core.deadlines.shut_all(|phase| !matches!(phase, Phase::Sending | Phase::Following));
     // The admin address says "draining" to the end.
-    for (listener, role) in listeners.iter().filter(|(_, role)| matches!(role, Role::Objects)) {
+    for (listener, role) in listeners.iter().filter(|(_, role)| matches!(role, Role::Objects(_))) {
         listener::stop(core, listener, role);
     }
     while !core.deadlines.is_empty() && clock::now() < deadline {
@@ -502,6 +675,10 @@ async fn drain(
     while has_admin && undrained.load(Ordering::SeqCst) > 0 && clock::now() < deadline {
         timers::sleep(DRAIN_LOOK_INTERVAL).await;
     }
+    // The process may live on: nobody may wait for an answer here.
+    core.deadlines.shut_all(|_| true);
+    core.admin_deadlines.shut_all(|_| true);
+    listeners.iter().for_each(|(listener, _)| listener.stop());
 }
 
 /// Retention runs beside the cores: deleting files may take its time.
@@ -509,21 +686,23 @@ fn start_housekeeping(
     store: Arc<Store>,
     offload: Arc<Offload>,
     is_draining: Arc<AtomicBool>,
-) -> io::Result<()> {
-    std::thread::Builder::new().name("housekeeping".to_owned()).spawn(move || {
-        while !is_draining.load(Ordering::Relaxed) {
-            std::thread::sleep(SWEEP_INTERVAL);
-            if !store.is_memory_only() {
-                offload.look_at_pressure();
-            }
-            loop {
-                let swept = store.sweep();
-                if swept.objects == 0 {
-                    break;
+) -> io::Result<Shared> {
+    let (swept_store, watched_offload) = (store.clone(), offload.clone());
+    let housekeeping =
+        std::thread::Builder::new().name("housekeeping".to_owned()).spawn(move || {
+            while !is_draining.load(Ordering::Relaxed) {
+                std::thread::park_timeout(SWEEP_INTERVAL);
+                if !swept_store.is_memory_only() {
+                    watched_offload.look_at_pressure();
                 }
-                tracing::debug!(?swept, "retention removed objects");
+                loop {
+                    let swept = swept_store.sweep();
+                    if swept.objects == 0 {
+                        break;
+                    }
+                    tracing::debug!(?swept, "retention removed objects");
+                }
             }
-        }
-    })?;
-    Ok(())
+        })?;
+    Ok(Shared { housekeeping, store, offload })
 }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::fs;
 
 use anyhow::{Context, Result, anyhow};
+use serde::Serialize;
 
 use crate::sys;
 
@@ -32,6 +33,15 @@ pub(crate) struct ServerCpu {
 pub(crate) struct ServerMemory {
     pub(crate) rss_anon_bytes: u64,
     pub(crate) pss_anon_bytes: u64,
+}
+
+/// What a server holds on to, to be compared before and after.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Footprint {
+    /// With the pages of files that are mapped.
+    pub(crate) rss_bytes: u64,
+    pub(crate) rss_anon_bytes: u64,
+    pub(crate) descriptors: u64,
 }
 
 impl Server {
@@ -79,6 +89,24 @@ impl Server {
             memory.pss_anon_bytes += kib_line(&read("smaps_rollup")?, "Pss_Anon:")?;
         }
         Ok(Some(memory))
+    }
+
+    /// `None` when no process was named.
+    pub(crate) fn footprint(&self) -> Result<Option<Footprint>> {
+        if self.pids.is_empty() {
+            return Ok(None);
+        }
+        let mut all = Footprint { rss_bytes: 0, rss_anon_bytes: 0, descriptors: 0 };
+        for pid in &self.pids {
+            let unreadable = || format!("server process {pid} cannot be read");
+            let status = fs::read_to_string(format!("/proc/{pid}/status"));
+            let status = status.with_context(unreadable)?;
+            all.rss_bytes += kib_line(&status, "VmRSS:")?;
+            all.rss_anon_bytes += kib_line(&status, "RssAnon:")?;
+            let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).with_context(unreadable)?;
+            all.descriptors += descriptors.count() as u64;
+        }
+        Ok(Some(all))
     }
 }
 
@@ -162,6 +190,20 @@ mod tests {
         let used = server.cpu().unwrap().unwrap().since(&before);
         assert!(used >= 40_000_000, "{used}");
         assert!(server.memory().unwrap().unwrap().rss_anon_bytes > 4096);
+    }
+
+    #[test]
+    fn a_descriptor_and_memory_are_seen() {
+        let server = Server::new(vec![std::process::id()]);
+        // Other tests of this process open and close files and memory meanwhile, but not so many.
+        let (files, bytes) = (50, 64 << 20);
+        let before = server.footprint().unwrap().unwrap();
+        let held: Vec<_> = (0..files).map(|_| fs::File::open("/dev/null").unwrap()).collect();
+        let memory = std::hint::black_box(vec![1_u8; bytes]);
+        let after = server.footprint().unwrap().unwrap();
+        assert!(after.descriptors > before.descriptors + held.len() as u64 / 2);
+        assert!(after.rss_anon_bytes > before.rss_anon_bytes + memory.len() as u64 / 2);
+        assert!(after.rss_bytes >= after.rss_anon_bytes);
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! The reading side of a live object: followers that read, decode and verify every byte, and the
-//! tally they share. `live`, `limit`, `slow` and `idle` use this one loop, so that what waking a
-//! reader costs the sender is the same in all of them. When to join and when to stop is decided
-//! by the scenarios.
+//! tally they share. All scenarios with followers use this one loop, whatever the door, so that
+//! what waking a reader costs the sender is the same in all of them. When to join and when to stop
+//! is decided by the scenarios.
 
 use std::cell::{Cell, RefCell};
-use std::fmt;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,11 +15,14 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_uring::net::TcpStream;
 
+use crate::door::{Egress, ReadDoor};
 use crate::http::{Event, Response};
+use crate::outcome::{Fault, Outcome};
 use crate::pattern::{Plan, Verifier};
 use crate::report;
+use crate::session::{Got, HEARTBEAT, Session};
 use crate::sys;
-use crate::target::Target;
+use crate::websocket::{self, Keys, Opcode};
 
 /// Enough joins at a time to be quick, few enough for any accept queue.
 const JOINS_AT_A_TIME_MAX: usize = 128;
@@ -30,12 +32,16 @@ const QUIET_MS_MAX: u64 = 1000;
 const SETTLE_NS_MAX: u64 = 10_000_000_000;
 /// How long a new object may take to become visible to readers.
 const APPEAR_MS_MAX: u64 = 3000;
+/// What ws-stream-server's own clients do.
+pub(crate) const HEARTBEAT_INTERVAL_S: u64 = 20;
 
 /// What all followers of a run received.
 pub(crate) struct Tally {
     pub(crate) latency: RefCell<Histogram<u64>>,
     pub(crate) deliveries: Cell<u64>,
     pub(crate) bytes: Cell<u64>,
+    /// Pings and heartbeats of the server.
+    pub(crate) heartbeats: Cell<u64>,
 }
 
 impl Tally {
@@ -44,6 +50,7 @@ impl Tally {
             latency: RefCell::new(report::latency_histogram()),
             deliveries: Cell::new(0),
             bytes: Cell::new(0),
+            heartbeats: Cell::new(0),
         })
     }
 
@@ -71,61 +78,72 @@ impl Tally {
     }
 }
 
-/// Why a reader did not get everything.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Fault {
-    Lost(String),
-    Corrupt(String),
+/// What stands between the socket and the bytes of the object.
+enum Wire {
+    Http(Response),
+    WebSocket(Box<Session>),
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fault::Lost(why) | Fault::Corrupt(why) => f.write_str(why),
-        }
-    }
+/// What has been seen of the messages of a WebSocket whose appends came in as messages.
+#[derive(Debug)]
+struct Messages {
+    /// Appends before the current message, the preamble counted.
+    before: u32,
+    /// Behind what a follower is given as one message, each append is one.
+    is_single: bool,
 }
-
-impl std::error::Error for Fault {}
 
 /// One reader: a connection and how far it has come.
 pub(crate) struct Follower {
     stream: Rc<TcpStream>,
     buffer: Vec<u8>,
-    response: Response,
+    wire: Wire,
     plan: Arc<Plan>,
     verifier: Verifier,
+    messages: Option<Messages>,
+    /// It ends the connection itself, and needs not get everything.
+    is_leaving: bool,
     ended: bool,
 }
 
 impl Follower {
     /// A reader on a connection over which the request has not gone out yet.
-    pub(crate) fn new(stream: TcpStream, plan: &Arc<Plan>) -> Follower {
+    pub(crate) fn new(stream: TcpStream, egress: &Egress, plan: &Arc<Plan>) -> Follower {
         // One read takes a whole append and its framing; much larger ones would only spoil the
         // cache. Filled with ones because zeroed memory would fault in during the measurement.
         let buffer_bytes = (plan.append_bytes() + 512).next_multiple_of(4096).min(256 * 1024);
+        let wire = match egress.door {
+            ReadDoor::Http => Wire::Http(Response::new()),
+            _ => Wire::WebSocket(Box::new(Session::new(egress))),
+        };
+        let messages = Messages { before: 0, is_single: egress.door == ReadDoor::Receive };
         Follower {
             stream: Rc::new(stream),
             buffer: vec![1; buffer_bytes],
-            response: Response::new(),
+            wire,
             plan: plan.clone(),
             verifier: Verifier::new(plan.clone()),
+            messages: egress.in_messages.then_some(messages),
+            is_leaving: false,
             ended: false,
         }
     }
 
     /// Connects and reads until the preamble is there.
-    async fn join(target: &Target, plan: &Arc<Plan>, tally: &Tally) -> Result<Follower> {
-        let mut follower = Follower::new(target.connect().await?, plan);
-        follower.request(target).await?;
+    pub(crate) async fn join(egress: &Egress, plan: &Arc<Plan>, tally: &Tally) -> Result<Follower> {
+        let mut follower = Follower::new(egress.target.connect().await?, egress, plan);
+        follower.request(egress).await?;
         while follower.verifier.appends_received().is_none() && !follower.ended {
             follower.step(tally).await?;
+        }
+        if egress.door == ReadDoor::Receive {
+            tokio_uring::spawn(heartbeats(Rc::downgrade(&follower.stream)));
         }
         Ok(follower)
     }
 
-    pub(crate) async fn request(&self, target: &Target) -> Result<()> {
-        let (result, _) = self.stream.write_all(target.get_request()).await;
+    pub(crate) async fn request(&self, egress: &Egress) -> Result<()> {
+        let (result, _) = self.stream.write_all(egress.request()).await;
         result.context("the request could not be sent")
     }
 
@@ -152,37 +170,92 @@ impl Follower {
         Ok(())
     }
 
+    /// Closes a WebSocket as its protocol has it: a close frame, and all that comes before the
+    /// server's. In HTTP there is no such thing.
+    pub(crate) async fn leave(&mut self, tally: &Tally) -> Result<(), Fault> {
+        if let Wire::WebSocket(_) = self.wire {
+            self.is_leaving = true;
+            self.send(websocket::close_frame(1000, &mut Keys::new())).await?;
+            self.follow(tally).await?;
+        }
+        Ok(())
+    }
+
     /// One read and what is in it.
     pub(crate) async fn step(&mut self, tally: &Tally) -> Result<(), Fault> {
         let (result, buffer) = self.stream.read(std::mem::take(&mut self.buffer)).await;
         self.buffer = buffer;
         match result {
-            Ok(0) if self.response.ends_with_connection() => self.end(),
+            Ok(0) if self.ends_with_connection() => self.end(),
             Ok(0) => Err(self.lost("the connection was closed")),
-            Ok(length) => self.take(length, tally),
+            Ok(length) => {
+                self.take(length, tally)?;
+                self.answer().await
+            }
             Err(error) => Err(self.lost(&error.to_string())),
+        }
+    }
+
+    /// The end of a WebSocket is a close frame.
+    fn ends_with_connection(&self) -> bool {
+        match &self.wire {
+            Wire::Http(response) => response.ends_with_connection(),
+            Wire::WebSocket(_) => false,
         }
     }
 
     /// Decodes and verifies the first bytes of the buffer.
     fn take(&mut self, length: usize, tally: &Tally) -> Result<(), Fault> {
+        match self.wire {
+            Wire::Http(_) => self.take_http(length, tally),
+            Wire::WebSocket(_) => self.take_frames(length, tally),
+        }
+    }
+
+    fn take_http(&mut self, length: usize, tally: &Tally) -> Result<(), Fault> {
+        let Wire::Http(response) = &mut self.wire else { return Ok(()) };
         let mut input = &self.buffer[..length];
         loop {
-            match self.response.next(&mut input) {
+            match response.next(&mut input) {
                 Ok(Event::Head(head)) if head.status == 200 => {}
                 Ok(Event::Head(head)) => {
                     return Err(Fault::Lost(format!("the server answered {}", head.status)));
                 }
-                Ok(Event::Body(body)) => {
-                    self.verifier
-                        .push(body, |stamp_ns| tally.delivered(stamp_ns))
-                        .map_err(|corrupt| Fault::Corrupt(corrupt.to_string()))?;
-                    tally.bytes.set(tally.bytes.get() + body.len() as u64);
-                }
+                Ok(Event::Body(body)) => verify(&mut self.verifier, body, tally)?,
                 Ok(Event::End) => return self.end(),
                 Ok(Event::NeedMore) => return Ok(()),
                 Err(error) => return Err(Fault::Corrupt(error.to_string())),
             }
+        }
+    }
+
+    fn take_frames(&mut self, length: usize, tally: &Tally) -> Result<(), Fault> {
+        let Wire::WebSocket(session) = &mut self.wire else { return Ok(()) };
+        let mut input = &self.buffer[..length];
+        loop {
+            match session.next(&mut input)? {
+                Got::Body { bytes, is_last } => {
+                    verify(&mut self.verifier, bytes, tally)?;
+                    if let Some(messages) = self.messages.as_mut().filter(|_| is_last) {
+                        messages.end(&self.verifier)?;
+                    }
+                }
+                Got::Heartbeat => tally.heartbeats.set(tally.heartbeats.get() + 1),
+                Got::Closed { code, reason } => return self.closed(code, &reason),
+                Got::NeedMore => return Ok(()),
+            }
+        }
+    }
+
+    fn closed(&mut self, code: Option<u16>, reason: &str) -> Result<(), Fault> {
+        match code {
+            _ if self.is_leaving => {
+                self.ended = true;
+                Ok(())
+            }
+            Some(1000 | 1001) => self.end(),
+            Some(code) => Err(self.lost(&format!("the server closed with {code} \"{reason}\""))),
+            None => Err(self.lost("the server closed without a code")),
         }
     }
 
@@ -196,18 +269,87 @@ impl Follower {
         }
     }
 
+    /// Sends pongs and the like, where any are due.
+    async fn answer(&mut self) -> Result<(), Fault> {
+        let Wire::WebSocket(session) = &mut self.wire else { return Ok(()) };
+        let answers = session.take_answers();
+        if answers.is_empty() {
+            return Ok(());
+        }
+        match self.send(answers).await {
+            // A server that has said its last word may be gone before it hears ours.
+            Err(_) if self.ended => Ok(()),
+            sent => sent,
+        }
+    }
+
+    async fn send(&self, frames: Vec<u8>) -> Result<(), Fault> {
+        send_small(&self.stream, frames).await.map_err(|error| self.lost(&error.to_string()))
+    }
+
     fn lost(&self, why: &str) -> Fault {
         let total = self.plan.object_bytes(self.plan.appends());
         Fault::Lost(format!("{why} after {} of {total} bytes", self.verifier.offset()))
     }
 }
 
+impl Messages {
+    /// To be called where a message ends.
+    fn end(&mut self, verifier: &Verifier) -> Result<(), Fault> {
+        let now = verifier.appends_received().map_or(0, |appends| appends + 1);
+        let count = now - std::mem::replace(&mut self.before, now);
+        if !verifier.is_between_appends() {
+            return Err(Fault::Corrupt(format!("a message ends within append {now}")));
+        }
+        if self.is_single && count != 1 {
+            return Err(Fault::Corrupt(format!("a message of {count} appends before {now}")));
+        }
+        // The empty one behind what was there.
+        self.is_single |= count == 0;
+        Ok(())
+    }
+}
+
+fn verify(verifier: &mut Verifier, bytes: &[u8], tally: &Tally) -> Result<(), Fault> {
+    verifier
+        .push(bytes, |stamp_ns| tally.delivered(stamp_ns))
+        .map_err(|corrupt| Fault::Corrupt(corrupt.to_string()))?;
+    tally.bytes.set(tally.bytes.get() + bytes.len() as u64);
+    Ok(())
+}
+
+/// Sends a few bytes from the side that otherwise only reads: whole, or the connection is of no use
+/// any more. Two at a time cannot mix, for each is one call with a send buffer that is all but empty.
+async fn send_small(stream: &TcpStream, bytes: Vec<u8>) -> std::io::Result<()> {
+    let length = bytes.len();
+    let (result, _) = stream.write(bytes).submit().await;
+    if result? < length {
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+        return Err(std::io::ErrorKind::WriteZero.into());
+    }
+    Ok(())
+}
+
+/// What keeps a receiver from being taken for dead, for as long as it exists.
+async fn heartbeats(stream: Weak<TcpStream>) {
+    let mut keys = Keys::new();
+    loop {
+        sleep(Duration::from_secs(HEARTBEAT_INTERVAL_S)).await;
+        let Some(stream) = stream.upgrade() else { return };
+        let heartbeat = websocket::frame(Opcode::Text, HEARTBEAT, &mut keys);
+        // Whoever reads notices it too.
+        if send_small(&stream, heartbeat).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Waits until readers are given the new object and not, for instance, its predecessor.
-pub(crate) async fn wait_until_visible(target: &Target, plan: &Arc<Plan>) -> Result<()> {
+pub(crate) async fn wait_until_visible(egress: &Egress, plan: &Arc<Plan>) -> Result<()> {
     let deadline = sys::monotonic_ns() + APPEAR_MS_MAX * 1_000_000;
     loop {
         let tally = Tally::new();
-        let scout = Follower::join(target, plan, &tally);
+        let scout = Follower::join(egress, plan, &tally);
         let seen = timeout(Duration::from_millis(APPEAR_MS_MAX), scout).await;
         match seen {
             Ok(Ok(_)) => return Ok(()),
@@ -224,7 +366,7 @@ pub(crate) async fn wait_until_visible(target: &Target, plan: &Arc<Plan>) -> Res
 /// Joins readers, a limited number at a time, spread over `spread` if that is longer. Returns
 /// when every one of them has the preamble.
 pub(crate) async fn join_all(
-    target: &Target,
+    egress: &Egress,
     plan: &Arc<Plan>,
     readers: usize,
     spread: Duration,
@@ -233,7 +375,7 @@ pub(crate) async fn join_all(
     let permits = Arc::new(Semaphore::new(JOINS_AT_A_TIME_MAX));
     let mut tasks: Vec<JoinHandle<Result<Follower>>> = Vec::with_capacity(readers);
     for index in 0..readers {
-        let (target, plan, tally) = (target.clone(), plan.clone(), tally.clone());
+        let (egress, plan, tally) = (egress.clone(), plan.clone(), tally.clone());
         let permits = permits.clone();
         let delay = spread.mul_f64(index as f64 / readers as f64);
         tasks.push(tokio_uring::spawn(async move {
@@ -241,7 +383,7 @@ pub(crate) async fn join_all(
                 sleep(delay).await;
             }
             let _permit = permits.acquire().await?;
-            Follower::join(&target, &plan, &tally).await
+            Follower::join(&egress, &plan, &tally).await
         }));
     }
     let collect = async {
@@ -300,32 +442,45 @@ impl Audience {
     }
 }
 
-/// How the readers of a run ended.
-#[derive(Debug, Default, serde::Serialize)]
-pub(crate) struct Outcome {
-    pub(crate) lost_readers: u64,
-    pub(crate) corrupt_readers: u64,
-    pub(crate) faults: report::Faults,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Outcome {
-    pub(crate) fn add(&mut self, ending: Result<(), Fault>) {
-        match &ending {
-            Ok(()) => return,
-            Err(Fault::Lost(_)) => self.lost_readers += 1,
-            Err(Fault::Corrupt(_)) => self.corrupt_readers += 1,
+    /// A verifier that has seen the preamble and so many appends and bytes.
+    fn verifier(plan: &Arc<Plan>, appends: u32, bytes: usize) -> Verifier {
+        let mut object = vec![0; crate::pattern::PREAMBLE_BYTES];
+        plan.fill(0, &mut object);
+        plan.stamp(0, 1, &mut object);
+        for sequence in 1..=plan.appends() {
+            let mut append = vec![0; plan.append_bytes()];
+            plan.fill(sequence, &mut append);
+            plan.stamp(sequence, 1, &mut append);
+            object.extend(append);
         }
-        if let Err(fault) = ending {
-            self.faults.add(fault.to_string());
-        }
+        let mut verifier = Verifier::new(plan.clone());
+        let end = plan.object_bytes(appends) as usize + bytes;
+        verifier.push(&object[..end], |_| ()).unwrap();
+        verifier
     }
 
-    pub(crate) fn failed(&self) -> bool {
-        self.lost_readers + self.corrupt_readers > 0
+    #[test]
+    fn a_message_is_an_append() {
+        let plan = Plan::new(20, 5);
+        let mut messages = Messages { before: 0, is_single: true };
+        assert_eq!(messages.end(&verifier(&plan, 0, 0)), Ok(()));
+        assert_eq!(messages.end(&verifier(&plan, 1, 0)), Ok(()));
+        assert!(messages.end(&verifier(&plan, 1, 0)).is_err(), "an empty one");
+        assert!(messages.end(&verifier(&plan, 3, 0)).is_err(), "two in one");
+        assert!(messages.end(&verifier(&plan, 3, 7)).is_err(), "a part of one");
     }
 
-    pub(crate) fn text(&self) -> String {
-        let Outcome { lost_readers, corrupt_readers, faults } = self;
-        format!("{lost_readers} lost, {corrupt_readers} corrupt{}", faults.text())
+    #[test]
+    fn a_follower_gets_what_was_there_as_one() {
+        let plan = Plan::new(20, 5);
+        let mut messages = Messages { before: 0, is_single: false };
+        assert_eq!(messages.end(&verifier(&plan, 2, 0)), Ok(()));
+        assert_eq!(messages.end(&verifier(&plan, 2, 0)), Ok(()));
+        assert_eq!(messages.end(&verifier(&plan, 3, 0)), Ok(()));
+        assert!(messages.end(&verifier(&plan, 5, 0)).is_err());
     }
 }

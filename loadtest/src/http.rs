@@ -16,7 +16,8 @@ const LINE_BYTES_MAX: usize = 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event<'a> {
-    /// The head of the final response; informational ones (1xx) are passed over.
+    /// The head of the final response; informational ones are passed over. A 101 is final: what
+    /// comes behind it is not HTTP.
     Head(Head),
     Body(&'a [u8]),
     /// The response ended properly; bytes after it are left in the input.
@@ -32,6 +33,16 @@ pub(crate) struct Head {
     pub(crate) content_length: Option<u64>,
     /// The server will close the connection after this response.
     pub(crate) close: bool,
+    pub(crate) upgrade: Upgrade,
+}
+
+/// Headers of a 101, as they came; empty in every other head, or where one is missing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Upgrade {
+    pub(crate) upgrade: String,
+    pub(crate) connection: String,
+    pub(crate) accept: String,
+    pub(crate) protocol: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,11 +169,11 @@ impl Response {
         *input = &input[end - before..];
         let head = parse_head(&self.head[..end])?;
         self.head.clear();
-        if (100..200).contains(&head.status) {
+        if (100..200).contains(&head.status) && head.status != 101 {
             return Ok(None);
         }
         self.state = match head {
-            Head { status: 204 | 304, .. } => State::Done,
+            Head { status: 101 | 204 | 304, .. } => State::Done,
             Head { chunked: true, .. } => CHUNK_START,
             Head { content_length: Some(0), .. } => State::Done,
             Head { content_length: Some(left), .. } => State::Length { left },
@@ -253,10 +264,14 @@ fn parse_head(head: &[u8]) -> Result<Head, HttpError> {
         chunked: false,
         content_length: None,
         close: version == "HTTP/1.0",
+        upgrade: Upgrade::default(),
     };
     for line in lines.take_while(|line| !line.is_empty()) {
         let (name, value) = line.split_once(':').ok_or(HttpError::MalformedHead)?;
         let value = value.trim();
+        if parsed.status == 101 {
+            parsed.upgrade.add(name, value);
+        }
         if name.eq_ignore_ascii_case("content-length") {
             let length = value.parse().map_err(|_| HttpError::MalformedHead)?;
             parsed.content_length = Some(length);
@@ -267,6 +282,23 @@ fn parse_head(head: &[u8]) -> Result<Head, HttpError> {
         }
     }
     Ok(parsed)
+}
+
+impl Upgrade {
+    fn add(&mut self, name: &str, value: &str) {
+        let field = match name.to_ascii_lowercase().as_str() {
+            "upgrade" => &mut self.upgrade,
+            "connection" => &mut self.connection,
+            "sec-websocket-accept" => &mut self.accept,
+            "sec-websocket-protocol" => &mut self.protocol,
+            _ => return,
+        };
+        // Of a header that comes twice, RFC 9110 makes one with a comma: no value that is good here.
+        if !field.is_empty() {
+            field.push_str(", ");
+        }
+        field.push_str(value);
+    }
 }
 
 fn take<'a>(input: &mut &'a [u8], left: u64) -> (&'a [u8], u64) {
@@ -363,6 +395,23 @@ mod tests {
         assert!(matches!(response.next(&mut input), Ok(Event::Head(Head { status: 204, .. }))));
         assert_eq!(response.next(&mut input), Ok(Event::End));
         assert!(input.is_empty());
+    }
+
+    #[test]
+    fn what_follows_a_101_is_left_alone() {
+        let mut input: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 101 Switching\r\n\
+            Upgrade: websocket\r\nconnection: Upgrade\r\nSec-WebSocket-Accept: a\r\n\
+            Sec-WebSocket-Accept: b\r\n\r\n\x89\x00";
+        let mut response = Response::new();
+        let Ok(Event::Head(head)) = response.next(&mut input) else { panic!("no head") };
+        let upgrade = Upgrade {
+            upgrade: "websocket".to_owned(),
+            connection: "Upgrade".to_owned(),
+            accept: "a, b".to_owned(),
+            protocol: String::new(),
+        };
+        assert_eq!((head.status, head.upgrade), (101, upgrade));
+        assert_eq!(input, b"\x89\x00");
     }
 
     #[test]

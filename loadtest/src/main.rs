@@ -2,16 +2,21 @@
 //! scenario and prints its result. An independent client: it shares no code with the server.
 
 mod cpu;
+mod door;
 mod film;
 mod follow;
 mod http;
+mod outcome;
 mod pattern;
 mod publish;
 mod report;
 mod scenarios;
+mod session;
 #[allow(unsafe_code, reason = "the one place for system calls")]
 mod sys;
 mod target;
+mod uplink;
+mod websocket;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -21,7 +26,7 @@ use clap::{Parser, Subcommand};
 
 use crate::cpu::Server;
 use crate::report::Report;
-use crate::scenarios::{Context, get, held, idle, limit, live, put, slow};
+use crate::scenarios::{Context, churn, get, held, idle, limit, live, put, slow};
 
 /// Completions of as many readers as a process may have open fit without overflow.
 const RING_COMPLETIONS: u32 = 32_768;
@@ -58,6 +63,8 @@ enum Mode {
     Slow(slow::Args),
     /// Memory and processor time of readers that wait
     Idle(idle::Args),
+    /// Readers that come and go while others stay: lost appends, memory and descriptors left behind
+    Churn(churn::Args),
     /// Blocking playlist reload: from the last byte of a part to the first byte at each client
     Held(held::Args),
 }
@@ -87,6 +94,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Mode::Put(args) => drive(put::run(args, &context), cli.json),
         Mode::Slow(args) => drive(slow::run(args, &context), cli.json),
         Mode::Idle(args) => drive(idle::run(args, &context), cli.json),
+        Mode::Churn(args) => drive(churn::run(args, &context), cli.json),
         Mode::Held(args) => drive(held::run(args, &context), cli.json),
     }
 }

@@ -10,7 +10,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 pub(crate) const HEADER_BYTES: usize = 16;
 pub(crate) const PREAMBLE_BYTES: usize = 64;
@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     append: Vec<u8>,
     /// One per append, 0 until it is sent. Readers compare headers with it.
     stamps: Vec<AtomicU64>,
+    /// How many of them follow the preamble, unless there are fewer in the end.
+    appends: AtomicU32,
 }
 
 impl Plan {
@@ -32,12 +34,19 @@ impl Plan {
             preamble: template(PREAMBLE_BYTES),
             append: template(append_bytes),
             stamps: (0..=appends).map(|_| AtomicU64::new(0)).collect(),
+            appends: AtomicU32::new(appends),
         })
     }
 
     /// How many appends follow the preamble.
     pub(crate) fn appends(&self) -> u32 {
-        (self.stamps.len() - 1) as u32
+        self.appends.load(Ordering::Acquire)
+    }
+
+    /// Makes the given append the last one. It has been sent, and no later one has.
+    pub(crate) fn end_after(&self, appends: u32) {
+        assert!(appends <= self.appends(), "a plan becomes shorter and not longer");
+        self.appends.store(appends, Ordering::Release);
     }
 
     pub(crate) fn append_bytes(&self) -> usize {
@@ -100,6 +109,11 @@ impl Verifier {
     /// Appends wholly received, the preamble not counted; `None` before the preamble is whole.
     pub(crate) fn appends_received(&self) -> Option<u32> {
         self.sequence.checked_sub(1)
+    }
+
+    /// Whether the bytes so far end where an append does.
+    pub(crate) fn is_between_appends(&self) -> bool {
+        self.at == 0
     }
 
     /// Bytes checked so far.
@@ -256,6 +270,19 @@ mod tests {
                 assert!(found, "bit at {position} in pieces of {piece}");
             }
         }
+    }
+
+    #[test]
+    fn a_plan_can_end_early() {
+        let plan = Plan::new(20, 5);
+        let object = object(&plan);
+        plan.end_after(2);
+        let (early, late) = object.split_at(PREAMBLE_BYTES + 2 * 20);
+        let mut verifier = Verifier::new(plan.clone());
+        verifier.push(early, |_| ()).unwrap();
+        assert!(verifier.is_between_appends());
+        assert_eq!(verifier.offset(), plan.object_bytes(plan.appends()));
+        assert!(verifier.push(late, |_| ()).is_err());
     }
 
     #[test]

@@ -1,6 +1,8 @@
-//! The publishing side of a live object: one chunked PUT, one HTTP chunk per append, and the
-//! pace it is kept at. Does not know who reads, except for how many deliveries to wait for.
+//! The publishing side of a live object: one chunked PUT with an HTTP chunk per append, or a WebSocket
+//! with a message per append, and the pace it is kept at. Does not know who reads, except for
+//! how many deliveries to wait for.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,39 +14,60 @@ use tokio::time::timeout;
 use tokio_uring::net::TcpStream;
 
 use crate::cpu::{ClientClock, Server};
+use crate::door::{Ingress, WriteDoor};
 use crate::follow::Tally;
 use crate::http::{Event, Response};
 use crate::pattern::{HEADER_BYTES, PREAMBLE_BYTES, Plan};
 use crate::sys;
-use crate::target::Target;
+use crate::uplink::Uplink;
+use crate::websocket::{self, Keys, Opcode};
 
 const ANSWER_SECONDS_MAX: u64 = 10;
 /// How far a publisher may fall behind its pace before the run is given up.
 const OVERRUN_SECONDS_MAX: u64 = 10;
 
+/// What an object or channel is published through.
+enum Line {
+    Upload(TcpStream),
+    WebSocket(Uplink),
+}
+
 /// One object being published.
 pub(crate) struct Publisher {
-    stream: TcpStream,
+    line: Line,
     plan: Arc<Plan>,
-    /// A chunk with its framing; only the body changes between appends.
+    /// A chunk or frame; only the body, and a frame's mask, changes between appends.
     chunk: Vec<u8>,
     body_at: usize,
     sequence: u32,
+    keys: Keys,
 }
 
 impl Publisher {
     /// Opens the object with the preamble.
-    pub(crate) async fn create(target: &Target, plan: &Arc<Plan>) -> Result<Publisher> {
-        let stream = target.connect().await?;
+    pub(crate) async fn create(ingress: &Ingress, plan: &Arc<Plan>) -> Result<Publisher> {
+        let mut keys = Keys::new();
         let mut preamble = vec![0; PREAMBLE_BYTES];
         plan.fill(0, &mut preamble);
-        plan.stamp(0, sys::monotonic_ns(), &mut preamble);
-        let mut first = target.put_request();
-        first.extend(chunk(&preamble).0);
-        let (result, _) = stream.write_all(first).await;
-        result.context("the PUT request could not be sent")?;
-        let (chunk, body_at) = chunk(&vec![0; plan.append_bytes()]);
-        Ok(Publisher { stream, plan: plan.clone(), chunk, body_at, sequence: 1 })
+        let line = if ingress.door == WriteDoor::Http {
+            let stream = ingress.target.connect().await?;
+            plan.stamp(0, sys::monotonic_ns(), &mut preamble);
+            let first = [ingress.request(), chunk(&preamble).0].concat();
+            let (result, _) = stream.write_all(first).await;
+            result.context("the PUT request could not be sent")?;
+            Line::Upload(stream)
+        } else {
+            let mut uplink = Uplink::open(ingress).await?;
+            plan.stamp(0, sys::monotonic_ns(), &mut preamble);
+            let first = websocket::frame(Opcode::Binary, &preamble, &mut keys);
+            uplink.send(first).await.0.context("the first message could not be sent")?;
+            Line::WebSocket(uplink)
+        };
+        let (chunk, body_at) = match line {
+            Line::Upload(_) => chunk(&vec![0; plan.append_bytes()]),
+            Line::WebSocket(_) => websocket::room(Opcode::Binary, plan.append_bytes()),
+        };
+        Ok(Publisher { line, plan: plan.clone(), chunk, body_at, sequence: 1, keys })
     }
 
     /// Sends the next append and returns the moment it was stamped with.
@@ -55,28 +78,47 @@ impl Publisher {
         let now = sys::monotonic_ns();
         self.plan.stamp(self.sequence, now, &mut body[..HEADER_BYTES]);
         self.sequence += 1;
-        let (result, chunk) = self.stream.write_all(std::mem::take(&mut self.chunk)).await;
+        let chunk = std::mem::take(&mut self.chunk);
+        let (result, chunk) = match &mut self.line {
+            Line::Upload(stream) => upload(stream, chunk).await,
+            Line::WebSocket(uplink) => {
+                let mut frame = chunk;
+                websocket::seal(&mut frame, self.body_at, &mut self.keys);
+                uplink.send(frame).await
+            }
+        };
         self.chunk = chunk;
-        if let Err(error) = result {
-            // A server that refuses says why before it closes.
-            return Err(match read_answer(&self.stream).await {
-                Ok(status) => anyhow!("the server answered {status} in the middle of the PUT"),
-                Err(_) => anyhow!("the PUT was cut at append {}: {error}", self.sequence - 1),
-            });
-        }
+        result.with_context(|| format!("append {} could not be sent", self.sequence - 1))?;
         Ok(now)
     }
 
-    /// Ends the object properly and waits for the server's word on it.
+    /// Ends the object properly and waits for the server's word on it: a status, or the code of a
+    /// close frame.
     pub(crate) async fn finish(self) -> Result<u16> {
-        let (result, _) = self.stream.write_all(b"0\r\n\r\n".to_vec()).await;
+        let stream = match self.line {
+            Line::Upload(stream) => stream,
+            Line::WebSocket(uplink) => return uplink.close().await,
+        };
+        let (result, _) = stream.write_all(b"0\r\n\r\n".to_vec()).await;
         result.context("the end of the PUT could not be sent")?;
-        let status = read_answer(&self.stream).await?;
+        let status = read_answer(&stream).await?;
         if !(200..300).contains(&status) {
             bail!("the server answered {status} to the PUT");
         }
         Ok(status)
     }
+}
+
+/// Sends a chunk and gives it back.
+async fn upload(stream: &TcpStream, chunk: Vec<u8>) -> (Result<()>, Vec<u8>) {
+    let (result, chunk) = stream.write_all(chunk).await;
+    let Err(error) = result else { return (Ok(()), chunk) };
+    // A server that refuses says why before it closes.
+    let why = match read_answer(stream).await {
+        Ok(status) => anyhow!("the server answered {status} in the middle of the PUT"),
+        Err(_) => anyhow!("the PUT was cut: {error}"),
+    };
+    (Err(why), chunk)
 }
 
 /// Reads the status of an answer without a body of interest.
@@ -159,7 +201,8 @@ pub(crate) async fn publish_paced(
     let clock = ClientClock::start();
     // Far enough ahead for the first append to be on time.
     let start_ns = sys::monotonic_ns() + 2_000_000;
-    let pacing = pace(publisher, start_ns, period_ns, progress);
+    let never = Cell::new(false);
+    let pacing = pace(publisher, start_ns, period_ns, &never, progress);
     let run = Duration::from_nanos(period_ns * appends);
     let limit = run + Duration::from_secs(OVERRUN_SECONDS_MAX);
     let late_max_ns = timeout(limit, pacing).await.map_err(|_| {
@@ -173,16 +216,30 @@ pub(crate) async fn publish_paced(
     Ok(Paced { server_ns, client_busy, late_max_ns })
 }
 
+/// Publishes appends at their pace until told to stop, and makes the last of them the last of the
+/// plan. False if the plan was at its end before that.
+pub(crate) async fn publish_until(
+    publisher: &mut Publisher,
+    period_ns: u64,
+    stop: &Cell<bool>,
+) -> Result<bool> {
+    let start_ns = sys::monotonic_ns() + 2_000_000;
+    pace(publisher, start_ns, period_ns, stop, &ProgressBar::hidden()).await?;
+    publisher.plan.end_after(publisher.sequence - 1);
+    Ok(stop.get())
+}
+
 async fn pace(
     publisher: &mut Publisher,
     start_ns: u64,
     period_ns: u64,
+    stop: &Cell<bool>,
     progress: &ProgressBar,
 ) -> Result<u64> {
     let appends = u64::from(publisher.plan.appends());
     let mut pacer = Pacer::new(start_ns, period_ns)?;
     let (mut due, mut sent, mut late_max_ns) = (0, 0, 0);
-    while sent < appends {
+    while sent < appends && !stop.get() {
         due = u64::min(due + pacer.ticks().await?, appends);
         while sent < due {
             let sent_ns = publisher.append().await?;

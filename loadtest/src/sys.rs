@@ -1,5 +1,5 @@
 //! The system calls that neither the standard library nor tokio-uring offers: clocks, pinning,
-//! limits, a paced timer, discarding reads. The only file with `unsafe`; it decides nothing, its
+//! limits, a paced timer, discarding reads, resets. The only file with `unsafe`; it decides nothing, its
 //! callers say what the numbers mean.
 
 use std::io;
@@ -102,6 +102,23 @@ pub(crate) fn discard(socket: RawFd, bytes_max: usize) -> io::Result<usize> {
         libc::recv(socket, std::ptr::null_mut(), bytes_max, libc::MSG_TRUNC | libc::MSG_DONTWAIT)
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
+}
+
+/// Makes the close of a TCP socket a reset, which also throws away what is still to be sent.
+pub(crate) fn reset_on_close(socket: RawFd) -> io::Result<()> {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let length = mem::size_of_val(&linger) as libc::socklen_t;
+    // SAFETY: `linger` is initialised, outlives the call, and its true size is passed.
+    let result = unsafe {
+        libc::setsockopt(
+            socket,
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            std::ptr::from_ref(&linger).cast(),
+            length,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn timespec(ns: u64) -> libc::timespec {

@@ -69,8 +69,19 @@ impl Target {
         Target { path, ..self.clone() }
     }
 
+    /// The same with one more segment.
+    pub(crate) fn below(&self, segment: &str) -> Target {
+        let path = format!("{}/{segment}", self.path.trim_end_matches('/'));
+        Target { path, ..self.clone() }
+    }
+
     pub(crate) fn get_request(&self) -> Vec<u8> {
-        self.request("GET", "")
+        self.get_request_with("")
+    }
+
+    /// `headers` are whole lines.
+    pub(crate) fn get_request_with(&self, headers: &str) -> Vec<u8> {
+        self.request("GET", headers)
     }
 
     pub(crate) fn put_request(&self) -> Vec<u8> {

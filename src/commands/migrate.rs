@@ -4,12 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, bail};
 
 use super::dotenv::{self, Variable};
+use crate::operations::config::{Config, parse_range};
 
 #[derive(Debug, clap::Args)]
 pub struct MigrateArgs {
@@ -58,6 +60,9 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
     if !migration.errors.is_empty() {
         bail!("{file} cannot be migrated:\n  {}", migration.errors.join("\n  "));
     }
+    // What the program does not accept was not understood here.
+    let config: Config = toml::from_str(&migration.text)?;
+    config.with(&[]).with_context(|| format!("{file} cannot be migrated"))?;
     print!("# Made by headwater migrate from {file}.\n{}", migration.text);
     Ok(())
 }
@@ -140,6 +145,10 @@ impl Migration {
         parsed
     }
 
+    fn port(&mut self, name: &str) -> Option<u16> {
+        self.parsed(name, "a port is needed, 1 to 65535").map(NonZeroU16::get)
+    }
+
     fn wrong(&mut self, name: &str, Variable { value, line }: &Variable, wanted: &str) {
         self.errors.push(format!("{}: {name}={value}: {wanted}", place(*line)));
     }
@@ -169,8 +178,8 @@ impl Migration {
             return Some(None);
         }
         for part in &parts {
-            if part.parse::<IpAddr>().is_err() && part.parse::<ipnet::IpNet>().is_err() {
-                self.wrong(name, &variable, &format!("{part} is neither IP nor IP/BITS"));
+            if let Err(why) = parse_range(part) {
+                self.wrong(name, &variable, &why);
             }
         }
         Some(Some(parts))
@@ -213,7 +222,7 @@ impl Migration {
 
     /// `HTTP_PORT` and `BIND_ADDRESS`.
     fn listen(&mut self, why: &str) {
-        let port = self.parsed("HTTP_PORT", "a port is needed, 1 to 65535").unwrap_or(HTTP_PORT);
+        let port = self.port("HTTP_PORT").unwrap_or(HTTP_PORT);
         let wanted = "an IP address is needed";
         let bind = self.take("BIND_ADDRESS").map(|variable| {
             let value = variable.value.trim().trim_matches(['[', ']']);
@@ -242,8 +251,9 @@ impl Migration {
     }
 
     fn id_length(&mut self) {
-        if let Some(letters) = self.parsed::<u32>("ID_MAX_LENGTH", "a number is needed") {
-            self.option("id_length_max", i64::from(letters), "ID_MAX_LENGTH");
+        let wanted = "a number above 0 is needed";
+        if let Some(letters) = self.parsed::<NonZeroU32>("ID_MAX_LENGTH", wanted) {
+            self.option("id_length_max", i64::from(letters.get()), "ID_MAX_LENGTH");
         }
     }
 }
@@ -313,7 +323,7 @@ fn coordinator_of_server(migration: &mut Migration) {
     if let Some(ip) = ip {
         migration.option("external_ip", ip.to_string(), "EXTERNAL_IP");
     }
-    if let Some(port) = migration.parsed::<u16>("EXTERNAL_PORT", "a port is needed") {
+    if let Some(port) = migration.port("EXTERNAL_PORT") {
         migration.option("external_port", i64::from(port), "EXTERNAL_PORT");
     }
     if let Some(is_tls) = migration.switch("EXTERNAL_SSL") {
@@ -445,7 +455,7 @@ fn auth(migration: &mut Migration, prefix: &str, has_custom: bool) -> Option<tom
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operations::config::{Config, HookAuth};
+    use crate::operations::config::HookAuth;
 
     fn migrated(write: fn(&mut Migration), text: &str) -> Migration {
         let variables = dotenv::parse(text).unwrap();
@@ -459,7 +469,8 @@ mod tests {
     fn config(write: fn(&mut Migration), text: &str) -> (Config, Vec<String>) {
         let migration = migrated(write, text);
         assert!(migration.errors.is_empty(), "{:?}", migration.errors);
-        (toml::from_str(&migration.text).unwrap(), migration.notes)
+        let config: Config = toml::from_str(&migration.text).unwrap();
+        (config.with(&[]).unwrap(), migration.notes)
     }
 
     #[test]
@@ -511,7 +522,7 @@ mod tests {
         let text = "HTTP_PORT=http\nBIND_ADDRESS=all\nGOP_CACHE_SIZE_MB=lots\n\
             PLAY_WHITELIST=10.0.0.0/33\nMAX_IP_CONCURRENT_CONNECTIONS=-1\nEXTERNAL_SSL=true\n\
             CONTROL_BASE_URL=c.example\nEXTERNAL_IP=c.example\nEXTERNAL_PORT=70000\n\
-            CONCURRENT_LIMIT_WHITELIST=me\nID_MAX_LENGTH=\"1 2\"\nLOG_DEBUG=1\n";
+            CONCURRENT_LIMIT_WHITELIST=me\nID_MAX_LENGTH=0\nLOG_DEBUG=1\n";
         let errors = migrated(write_server, text).errors;
         assert_eq!(errors.len(), text.lines().count(), "{errors:#?}");
         for (index, line) in text.lines().enumerate() {

@@ -1,8 +1,11 @@
 //! The commands of the program, one file each; `publish` has its media and its upload beside it.
 
+pub mod append;
 pub mod check;
+pub mod coordinator;
 pub mod demo;
 mod dotenv;
+pub mod follow;
 pub mod migrate;
 pub mod publish;
 mod publish_source;
@@ -14,8 +17,14 @@ pub mod serve;
 pub enum Command {
     /// Run the origin
     Serve(serve::ServeArgs),
+    /// Run the coordinator of streaming servers and encoders
+    Coordinator(coordinator::CoordinatorArgs),
     /// Push a fragmented MP4 or MPEG-TS file as a live stream, paced by its own timestamps
     Publish(publish::PublishArgs),
+    /// Append standard input to an object, message by message, over a WebSocket
+    Append(append::AppendArgs),
+    /// Write an object to standard output while it grows
+    Follow(follow::FollowArgs),
     /// Run the origin with a sample stream, and say what to open next
     Demo(demo::DemoArgs),
     /// Check a configuration and print the limits it sets
@@ -27,7 +36,10 @@ pub enum Command {
 pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(args) => serve::run(&args),
+        Command::Coordinator(args) => coordinator::run(&args),
         Command::Publish(args) => publish::run(&args),
+        Command::Append(args) => append::run(&args),
+        Command::Follow(args) => follow::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Migrate(args) => migrate::run(&args),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use sd_notify::NotifyState;
 
+use crate::commands::coordinator;
 use crate::operations::config::{Config, parse_set};
 use crate::operations::{log, signals};
 use crate::server::Server;
@@ -104,6 +105,13 @@ pub fn announce(server: &Server) -> std::io::Result<()> {
     for address in &server.listen {
         writeln!(out, "listening on http://{address}")?;
     }
+    for (door, addresses) in [("append", &server.append), ("channels", &server.channels)] {
+        for address in addresses {
+            writeln!(out, "{door} on http://{address}")?;
+        }
+    }
     writeln!(out, "admin on http://{}", server.admin)?;
-    out.flush()
+    out.flush()?;
+    drop(out);
+    coordinator::announce(server.coordinator())
 }

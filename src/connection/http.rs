@@ -7,6 +7,7 @@
 //! | owes a large or a live body | `Step::Transfer` → `transfer::stream` |
 //! | receives an upload | `Step::Upload` → `http_put::receive` |
 //! | waits for the disk, an absent object, or news of a presentation | `Step::Load`, `Step::Watch`, `Step::Hold`, then the same request again |
+//! | goes on as a WebSocket | `Step::Upgrade` → `upgrade::run` |
 //! | was refused, or is done | `Step::Linger`, `Step::Close` |
 //!
 //! `step` is synchronous: it reads into the core's buffer, answers what it can into the core's output,
@@ -21,11 +22,13 @@ use std::time::Duration;
 
 use super::reply::{self, Frame, Reply};
 use super::route::{Resume, Route, UNWANTED_BODY_BYTES_MAX, log_storage, origin_line, route};
+use super::upgrade::{self, Parted, Upgrade};
 use super::{Core, Role};
 use crate::egress::http_get;
 use crate::egress::live::Hold;
 use crate::egress::transfer::{self, CutReason, Ended, Transfer};
-use crate::ingest::http_put::{self, Outcome, PutError, Upload};
+use crate::ingest::http_put::{self, Outcome, Upload};
+use crate::ingest::upload::UploadError;
 use crate::runtime::clock;
 use crate::runtime::counters::Counter;
 use crate::runtime::deadlines::{Deadline, Phase};
@@ -49,11 +52,14 @@ const TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nContent-Type: text/pl
 Content-Length: 37\r\nCache-Control: no-store\r\nAccess-Control-Allow-Origin: *\r\nConnection: close\r\n\r\n\
 the head did not arrive within limit\n";
 
+/// A close frame for WebSockets that a stop of the server ends: 1001 and a reason.
+const STOPPING: &[u8] = b"\x88\x18\x03\xe9the server is stopping";
+
 /// Serve a connection to its end.
 pub(super) async fn serve(core: Rc<Core>, socket: Socket, role: Role) {
     let socket = Rc::new(socket);
     let table = match role {
-        Role::Objects => &core.deadlines,
+        Role::Objects(_) => &core.deadlines,
         Role::Admin(_) => &core.admin_deadlines,
     };
     let deadline = table.enter(socket.clone());
@@ -104,6 +110,7 @@ enum Step {
     Load(std::sync::Arc<Object>),
     Watch { name: String, wait_ms: u64 },
     Hold(Hold),
+    Upgrade { before: Vec<u8>, upgrade: Box<Upgrade> },
     Close,
 }
 
@@ -140,6 +147,7 @@ impl Connection {
                 Step::Load(object) => Box::pin(self.load(object)).await,
                 Step::Watch { name, wait_ms } => Box::pin(self.watch(name, wait_ms)).await,
                 Step::Hold(hold) => Box::pin(self.hold(hold)).await,
+                Step::Upgrade { before, upgrade } => Box::pin(self.upgrade(before, *upgrade)).await,
                 Step::Close => Err(Over),
             };
             if outcome.is_err() {
@@ -152,7 +160,7 @@ impl Connection {
     /// by further ones.
     async fn wait_for_request(&mut self) {
         if self.carry.is_empty() {
-            if self.core.is_draining.get() && matches!(self.role, Role::Objects) {
+            if self.core.is_draining.get() && matches!(self.role, Role::Objects(_)) {
                 self.socket.shut();
             }
             self.head_is_timed = false;
@@ -222,7 +230,8 @@ impl Connection {
                 own_lines: origin_line(core, &request),
             };
             let own_lines = &self.request.own_lines;
-            let mut route = route(core, &self.role, &request, &self.resume, own_lines, output);
+            let whence = (&self.role, &*self.socket);
+            let mut route = route(core, whence, &request, &self.resume, own_lines, output);
             if route.waits() {
                 // The same request is routed again: it stays in the input.
                 return (consumed, Some(route));
@@ -277,6 +286,7 @@ impl Connection {
             Some(Route::Load(object)) => Step::Load(object),
             Some(Route::Watch { name, wait_ms }) => Step::Watch { name, wait_ms },
             Some(Route::Hold(hold)) => Step::Hold(hold),
+            Some(Route::Upgrade(upgrade)) => Step::Upgrade { before: output.clone(), upgrade },
         }
     }
 
@@ -406,7 +416,23 @@ impl Connection {
         self.send(answer, 0, if keep_alive { Then::Continue } else { Then::Close }).await
     }
 
-    async fn upload_failed(&mut self, name: &str, error: &PutError) -> Result<(), Over> {
+    /// The rest of the connection is a WebSocket.
+    async fn upgrade(&mut self, before: Vec<u8>, upgrade: Upgrade) -> Result<(), Over> {
+        self.deadline.farewell(None);
+        self.deadline.clear();
+        self.send(before, 0, Then::Continue).await?;
+        self.deadline.parting(Some(STOPPING));
+        let input = std::mem::take(&mut self.carry);
+        let core = self.core.clone();
+        let parted = upgrade::run(&core, upgrade, input, &self.socket, &self.deadline).await;
+        self.deadline.parting(None);
+        match parted {
+            Parted::Words(words) => self.send(words, 0, Then::Linger).await,
+            Parted::Refused(reply) => self.refuse(&reply).await,
+        }
+    }
+
+    async fn upload_failed(&mut self, name: &str, error: &UploadError) -> Result<(), Over> {
         self.core.counters.add(Counter::UploadsAborted, 1);
         log_storage(&self.core, name, error);
         tracing::debug!(object = name, %error, "an upload was aborted");

@@ -52,7 +52,7 @@ fn admit(core: &Rc<Core>, socket: Socket, role: &Role) {
     core.counters.add(Counter::ConnectionsAccepted, 1);
     // The admin address must answer above all when the others cannot.
     let is_full =
-        matches!(role, Role::Objects) && core.deadlines.len() >= core.options.connections_max;
+        !matches!(role, Role::Admin(_)) && core.deadlines.len() >= core.options.connections_max;
     if is_full {
         if core.deadlines.evict_one() {
             core.counters.add(Counter::ConnectionsEvicted, 1);

@@ -1,12 +1,13 @@
 //! From an accepted socket to a door: `listener` accepts, `http` reads requests and writes answers,
 //! `route` chooses the door, `reply` is the one place that turns errors into status codes, `cmcd` logs
-//! what players say about themselves.
+//! what players say about themselves, `upgrade` leads to the doors behind a WebSocket.
 
 pub mod cmcd;
 mod http;
 pub mod listener;
 pub mod reply;
 mod route;
+mod upgrade;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -40,6 +41,10 @@ pub struct Options {
     pub common_lines: Vec<u8>,
     /// Further lines of the answer to OPTIONS.
     pub preflight_lines: Vec<u8>,
+    /// Paths below which upgrades append and follow; with slashes at both ends.
+    pub append_prefix: String,
+    /// Paths below which upgrades are channels; with slashes at both ends.
+    pub channels_prefix: String,
     /// Origins of which the request's own is allowed; empty if the common lines say it all.
     pub listed_origins: Vec<String>,
 }
@@ -54,10 +59,34 @@ pub struct Page {
 /// Makes the admin pages: the path in, the page out, `None` for 404.
 pub type AdminPages = dyn Fn(&str) -> Option<Page> + Send + Sync;
 
+/// The doors behind a listener of objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Doors {
+    /// Everything but WebSockets.
+    pub http: bool,
+    pub append: bool,
+    pub channels: bool,
+}
+
+impl Doors {
+    /// A listener of append's own: GET only.
+    pub const APPEND: Doors = Doors { http: false, append: true, channels: false };
+    /// A listener of channels' own.
+    pub const CHANNELS: Doors = Doors { http: false, append: false, channels: true };
+
+    fn is_only_channels(self) -> bool {
+        self == Doors::CHANNELS
+    }
+
+    fn is_only_append(self) -> bool {
+        self == Doors::APPEND
+    }
+}
+
 /// What a listener leads to.
 #[derive(Clone)]
 pub enum Role {
-    Objects,
+    Objects(Doors),
     Admin(Arc<AdminPages>),
 }
 
@@ -75,4 +104,11 @@ pub struct Core {
     pub output: RefCell<Vec<u8>>,
     /// Set at shutdown: finish what is under way, take nothing new.
     pub is_draining: Cell<bool>,
+}
+
+impl Core {
+    /// Below their prefix all paths are channels'.
+    fn has_own_channel_prefix(&self) -> bool {
+        self.options.channels_prefix != "/"
+    }
 }

@@ -2,9 +2,11 @@
 //! and fate of the connection.
 
 use crate::egress::live::Refusal;
-use crate::ingest::http_put::PutError;
+use crate::ingest::upload::UploadError;
+use crate::ingest::websocket_publish::PublishError;
 use crate::store::{BeginError, RemoveError, StorageError, WriteError};
 use crate::wire::http1::{DateLine, HeadError, HeadWriter, TargetError};
+use crate::wire::websocket::HandshakeError;
 
 /// An answer that is not an object: a status and one line that says what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub struct Reply {
     pub cache_control: Option<String>,
     /// `Name: value` lines of this answer alone, each with its CR LF.
     pub lines: String,
+    /// The text is sent without a line end, as a system that is replaced sends it.
+    pub is_bare: bool,
 }
 
 impl Reply {
@@ -27,7 +31,13 @@ impl Reply {
             closes: false,
             cache_control: None,
             lines: String::new(),
+            is_bare: false,
         }
+    }
+
+    /// A text of ws-stream-server.
+    fn bare(status: u16, text: &str) -> Reply {
+        Reply { is_bare: true, ..Reply::new(status, text) }
     }
 
     fn closing(self) -> Reply {
@@ -88,6 +98,92 @@ impl Reply {
             "a name has at most {name_bytes_max} bytes, and {part_bytes_max} between two slashes: shorten it"
         );
         Reply::new(414, text).closing()
+    }
+
+    /// As httpfstream says it.
+    pub fn method_not_supported() -> Reply {
+        Reply::new(405, "method not supported").with_line("Allow: GET").closing()
+    }
+
+    pub fn of_handshake(error: HandshakeError) -> Reply {
+        Reply::bad_handshake(&error.to_string())
+    }
+
+    /// RFC 6455 §4.2.2: with the version that would be understood.
+    pub fn bad_handshake(text: &str) -> Reply {
+        Reply::new(400, format!("Bad Request: {text}"))
+            .with_line("Sec-WebSocket-Version: 13")
+            .closing()
+    }
+
+    pub fn append_failed(cause: &str) -> Reply {
+        Reply::new(500, format!("failed to open destination file for writing: {cause}")).closing()
+    }
+
+    /// As ws-stream-server says it.
+    pub fn bare_bad_handshake() -> Reply {
+        Reply::bare(400, "Bad Request").with_line("Sec-WebSocket-Version: 13").closing()
+    }
+
+    pub fn appender_active() -> Reply {
+        Reply::new(403, "addWriter: path already has an active writer").closing()
+    }
+
+    /// An appender that cannot begin, in the words of httpfstream.
+    pub fn of_append(error: &UploadError) -> Reply {
+        let failed = |to: &str| Reply::new(500, format!("failed to {to}: {error}")).closing();
+        match error {
+            UploadError::Begin(BeginError::WriterActive) => Reply::appender_active(),
+            UploadError::Begin(BeginError::BelowObject) => failed("create dir"),
+            UploadError::Begin(BeginError::IsFolder) => failed("open destination file for writing"),
+            error => Reply::of_put(error),
+        }
+    }
+
+    pub fn too_many_connections() -> Reply {
+        Reply::bare(429, "Too many requests.").with_line("Retry-After: 1").closing()
+    }
+
+    pub fn invalid_channel() -> Reply {
+        Reply::bare(404, "Invalid channel.").closing()
+    }
+
+    pub fn invalid_key_name() -> Reply {
+        Reply::bare(404, "Invalid key.").closing()
+    }
+
+    pub fn unknown_kind() -> Reply {
+        Reply::bare(404, "Invalid connection kind.").closing()
+    }
+
+    pub fn already_publishing() -> Reply {
+        Reply::bare(403, "Already publishing.").closing()
+    }
+
+    pub fn not_whitelisted() -> Reply {
+        Reply::bare(403, "Cannot play: Not whitelisted.").closing()
+    }
+
+    pub fn wrong_key() -> Reply {
+        Reply::bare(403, "Invalid streaming key")
+    }
+
+    pub fn websocket_greeting() -> Reply {
+        Reply::bare(200, "Websocket streaming server - Version 1.0.0")
+    }
+
+    pub fn bare_not_found() -> Reply {
+        Reply::bare(404, "Not found.")
+    }
+
+    /// A publisher that is not let in.
+    pub fn of_publish(error: &PublishError) -> Reply {
+        match error {
+            PublishError::AlreadyPublishing => Reply::already_publishing(),
+            PublishError::InvalidKey => Reply::bare(403, "Invalid Key.").closing(),
+            PublishError::PeerGone => Reply::of_put(&UploadError::PeerGone),
+            PublishError::Upload(error) => Reply::of_put(error),
+        }
     }
 
     pub fn precondition_failed() -> Reply {
@@ -160,27 +256,27 @@ impl Reply {
     }
 
     /// An upload that failed.
-    pub fn of_put(error: &PutError) -> Reply {
+    pub fn of_put(error: &UploadError) -> Reply {
         let reply = match error {
             // A peer that only ended its side can still read this.
-            PutError::PeerGone => Reply::new(400, error.to_string()),
-            PutError::Begin(error) => Reply::of_begin(error),
-            PutError::Refused(refusal) => Reply::of_refusal(refusal),
-            PutError::StoredHeadersTooLarge => Reply::new(431, error.to_string()),
-            PutError::Framing(error) => Reply::new(400, error.to_string()),
-            PutError::Write(WriteError::TakenOver) => {
+            UploadError::PeerGone => Reply::new(400, error.to_string()),
+            UploadError::Begin(error) => Reply::of_begin(error),
+            UploadError::Refused(refusal) => Reply::of_refusal(refusal),
+            UploadError::StoredHeadersTooLarge => Reply::new(431, error.to_string()),
+            UploadError::Framing(error) => Reply::new(400, error.to_string()),
+            UploadError::Write(WriteError::TakenOver) => {
                 Reply::new(409, "another upload took this name over; this one was dropped")
             }
-            PutError::Write(WriteError::Removed) => {
+            UploadError::Write(WriteError::Removed) => {
                 Reply::new(410, "the object was deleted while it was uploaded")
             }
-            PutError::Write(WriteError::NameTaken) => {
+            UploadError::Write(WriteError::NameTaken) => {
                 Reply::new(409, "objects below this name, or an object above it, came first")
             }
-            PutError::Write(WriteError::TooLarge) => {
+            UploadError::Write(WriteError::TooLarge) => {
                 Reply::new(413, "the object is longer than store.object_bytes_max allows")
             }
-            PutError::Write(WriteError::Storage(error)) => Reply::of_storage(error),
+            UploadError::Write(WriteError::Storage(error)) => Reply::of_storage(error),
         };
         reply.closing()
     }
@@ -235,14 +331,16 @@ pub fn write(
 ) {
     let mut head = HeadWriter::new(out, reply.status);
     head.field("Content-Type", "text/plain; charset=utf-8");
-    head.number("Content-Length", reply.text.len() as u64 + 1);
+    head.number("Content-Length", (reply.text.len() + usize::from(!reply.is_bare)) as u64);
     head.field("Cache-Control", reply.cache_control.as_deref().unwrap_or(frame.cache_control));
     head.lines(reply.lines.as_bytes());
     head.lines(frame.common_lines);
     finish(out, frame, date, unix_s);
     if !frame.is_head {
         out.extend_from_slice(reply.text.as_bytes());
-        out.push(b'\n');
+        if !reply.is_bare {
+            out.push(b'\n');
+        }
     }
 }
 

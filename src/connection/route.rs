@@ -8,19 +8,25 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::reply::{self, Frame, Reply};
-use super::{AdminPages, Core, Role};
+use super::upgrade::{self, Upgrade};
+use super::{AdminPages, Core, Doors, Role};
+use crate::channels::Look;
 use crate::egress::answer::{Ask, Got};
 use crate::egress::http_get;
 use crate::egress::live::{self, Hold, Live};
 use crate::egress::transfer::Transfer;
+use crate::egress::websocket_receive;
 use crate::ingest::http_put::{self, Upload};
+use crate::ingest::upload::UploadError;
 use crate::runtime::clock;
 use crate::runtime::counters::Counter;
+use crate::runtime::socket::Socket;
 use crate::store::{Life, NAME_BYTES_MAX, NAME_PART_BYTES_MAX, Object, fits_file_system};
 use crate::wire::http1::{
     BodyDecoder, Framing, HeadWriter, Method, Request, Target, Version, etag_list_matches,
     parse_target,
 };
+use crate::wire::websocket::is_upgrade;
 
 /// A body that is not wanted may have so many bytes.
 pub(super) const UNWANTED_BODY_BYTES_MAX: u64 = 64 << 10;
@@ -53,6 +59,8 @@ pub(super) enum Route {
     },
     /// Wait for news of a presentation and route the request again.
     Hold(Hold),
+    /// Go on as a WebSocket.
+    Upgrade(Box<Upgrade>),
     Refuse(Reply),
 }
 
@@ -74,9 +82,10 @@ pub(super) struct Resume {
 }
 
 /// A request, and all else that its answer depends on.
-struct Case<'c> {
-    core: &'c Core,
-    request: &'c Request<'c, 'c>,
+pub(super) struct Case<'c> {
+    pub(super) core: &'c Core,
+    pub(super) request: &'c Request<'c, 'c>,
+    pub(super) socket: &'c Socket,
     resume: &'c Resume,
     /// Lines that only this request gets.
     own_lines: &'c [u8],
@@ -85,15 +94,18 @@ struct Case<'c> {
 /// Route one request.
 pub(super) fn route(
     core: &Core,
-    role: &Role,
+    (role, socket): (&Role, &Socket),
     request: &Request<'_, '_>,
     resume: &Resume,
     own_lines: &[u8],
     out: &mut Vec<u8>,
 ) -> Route {
-    let case = Case { core, request, resume, own_lines };
+    let case = Case { core, request, socket, resume, own_lines };
     let has_body = !matches!(request.framing, Framing::None | Framing::Length(0));
     match request.method {
+        method if method != Method::Get && wants_get(role, request) => {
+            return Route::Refuse(Reply::method_not_supported());
+        }
         Method::NotAllowed => return Route::Refuse(Reply::method_not_allowed()),
         Method::Unknown => return Route::Refuse(Reply::not_implemented()),
         Method::Get | Method::Head if has_body => return Route::Refuse(Reply::unexpected_body()),
@@ -108,8 +120,19 @@ pub(super) fn route(
         Ok(target) => target,
         Err(error) => return Route::Refuse(Reply::of_target(error)),
     };
-    if let Role::Admin(pages) = role {
-        return answer_admin(&case, &**pages, &target, out);
+    let doors = match role {
+        Role::Admin(pages) => return answer_admin(&case, &**pages, &target, out),
+        Role::Objects(doors) => *doors,
+    };
+    if request.fields.upgrade.is_some()
+        && let Some(route) = upgrade::route(&case, doors, &target)
+    {
+        return route;
+    }
+    if !doors.http
+        && let Some(route) = answer_alone(&case, doors, out)
+    {
+        return route;
     }
     let is_live = live::is_live(&core.egress, &target.name);
     let name = match &target.query {
@@ -123,6 +146,11 @@ pub(super) fn route(
     }
     match request.method {
         Method::Get | Method::Head => {
+            if doors.channels
+                && let Some(route) = get_channel(&case, out)
+            {
+                return route;
+            }
             let route = get(&case, &name, &target, out);
             if is_live && !route.waits() {
                 core.cmcd.note(&core.counters, &name, target.query, request.headers);
@@ -135,7 +163,35 @@ pub(super) fn route(
     }
 }
 
-fn check_name(name: &str) -> Result<(), Reply> {
+/// A method other than GET makes no sense here: with an upgrade, or on a listener of append's own.
+fn wants_get(role: &Role, request: &Request<'_, '_>) -> bool {
+    let Role::Objects(doors) = role else { return false };
+    let is_upgrade = (doors.append || doors.channels)
+        && request.fields.upgrade.is_some()
+        && is_upgrade(request.headers);
+    is_upgrade || doors.is_only_append()
+}
+
+/// What a listener of WebSockets alone says to other requests; `None` if it is a GET that both have.
+fn answer_alone(case: &Case<'_>, doors: Doors, out: &mut Vec<u8>) -> Option<Route> {
+    if doors.is_only_append() {
+        return None;
+    }
+    if case.request.target == "/" {
+        return Some(case.answer(&Reply::websocket_greeting(), out));
+    }
+    let path = upgrade::channel_path(case.core, case.request.target);
+    match path {
+        Some(path) if path.kind == RECEIVE && case.request.method == Method::Get => None,
+        Some(_) => Some(Route::Refuse(Reply::bare_bad_handshake())),
+        None => Some(case.answer(&Reply::bare_not_found(), out)),
+    }
+}
+
+/// The last segment of a channel's path that HTTP knows too.
+const RECEIVE: &str = "receive";
+
+pub(super) fn check_name(name: &str) -> Result<(), Reply> {
     if !fits_file_system(name) {
         return Err(Reply::name_too_long(NAME_PART_BYTES_MAX, NAME_BYTES_MAX));
     }
@@ -272,6 +328,27 @@ fn answer_admin(
     route
 }
 
+/// The live tail of a channel that somebody publishes to.
+fn get_channel(case: &Case<'_>, out: &mut Vec<u8>) -> Option<Route> {
+    let path = upgrade::channel_path(case.core, case.request.target)?;
+    if path.kind != RECEIVE {
+        return None;
+    }
+    let egress = &case.core.egress;
+    if !egress.channels.may_play(upgrade::ip_of(case.socket)) {
+        return Some(case.answer(&Reply::not_whitelisted(), out));
+    }
+    match egress.channels.look(path.channel, path.key) {
+        Look::Free => None,
+        Look::WrongKey => Some(case.answer(&Reply::wrong_key(), out)),
+        Look::Live(start) => {
+            let ask = case.ask();
+            let got = websocket_receive::respond(egress, &ask, &start, out);
+            Some(route_of(case, &ask, got, out))
+        }
+    }
+}
+
 /// A name of a presentation, or else an object, or else the time.
 fn get(case: &Case<'_>, name: &str, target: &Target<'_>, out: &mut Vec<u8>) -> Route {
     let egress = &case.core.egress;
@@ -294,6 +371,8 @@ fn get(case: &Case<'_>, name: &str, target: &Target<'_>, out: &mut Vec<u8>) -> R
     // Between its abort and its leaving the table an object is as good as absent.
     let found = found.filter(|object| matches!(object.life(), Life::Open | Life::Sealed));
     if let Some(object) = found {
+        let own_lines = lines_of_object(case, &object);
+        let ask = Ask { own_lines: own_lines.as_deref().unwrap_or(ask.own_lines), ..ask };
         let got = http_get::respond(egress, &ask, &object, out);
         return route_of(case, &ask, got, out);
     }
@@ -306,6 +385,14 @@ fn get(case: &Case<'_>, name: &str, target: &Target<'_>, out: &mut Vec<u8>) -> R
         return Route::Watch { name: name.to_owned(), wait_ms: wait_ms(case) };
     }
     case.answer(&Reply::not_found(), out)
+}
+
+/// A follower that resumes has to know whether the object is still the same.
+fn lines_of_object(case: &Case<'_>, object: &Object) -> Option<Vec<u8>> {
+    case.request.fields.upgrade?;
+    upgrade::field(case.request, upgrade::OFFSET)?;
+    let line = format!("{}: {:016x}\r\n", upgrade::OBJECT, object.id);
+    Some([case.own_lines, line.as_bytes()].concat())
 }
 
 fn route_of(case: &Case<'_>, ask: &Ask<'_>, got: Got, out: &mut Vec<u8>) -> Route {
@@ -390,10 +477,10 @@ fn delete(case: &Case<'_>, name: &str, is_live: bool, out: &mut Vec<u8>) -> Rout
 }
 
 /// A failure of the storage is ours: count it and say it, once per failed upload.
-pub(super) fn log_storage(core: &Core, name: &str, error: &http_put::PutError) {
+pub(super) fn log_storage(core: &Core, name: &str, error: &UploadError) {
     use crate::store::{BeginError, StorageError, WriteError};
-    let (http_put::PutError::Begin(BeginError::Storage(cause))
-    | http_put::PutError::Write(WriteError::Storage(cause))) = error
+    let (UploadError::Begin(BeginError::Storage(cause))
+    | UploadError::Write(WriteError::Storage(cause))) = error
     else {
         return;
     };

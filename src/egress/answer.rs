@@ -114,6 +114,18 @@ pub(super) fn end_after(last: u64) -> u64 {
     if last >= FOLLOW_LAST_BYTE { u64::MAX } else { last + 1 }
 }
 
+/// What a reader that comes late gets first, and where it begins: at the first byte, or of a trimmed
+/// object with its preamble at the last place to start decoding.
+pub(super) fn late_start(object: &Object) -> (Bytes, u64) {
+    match object.head() {
+        0 => (Bytes::new(), 0),
+        head => {
+            let start = object.last_random_access().unwrap_or(head);
+            (object.preamble().unwrap_or_default(), start)
+        }
+    }
+}
+
 /// The last lines of a head, and the empty one.
 pub(super) fn finish_head(egress: &Egress, ask: &Ask<'_>, out: &mut Vec<u8>) {
     let mut head = HeadWriter::resume(out);

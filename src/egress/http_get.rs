@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Egress;
-use super::answer::{Ask, Got, Validators, end_after, finish_head};
+use super::answer::{Ask, Got, Validators, end_after, finish_head, late_start};
 use super::transfer::{Body, BodyFraming, Piece, Transfer};
 use crate::runtime::clock;
 use crate::runtime::counters::Counter;
@@ -208,23 +208,14 @@ struct TrimmedAway;
 
 fn open_place(ask: &Ask<'_>, object: &Object) -> Result<OpenPlace, TrimmedAway> {
     let Some((start, last)) = ask.open_range() else {
-        return Ok(whole_place(object));
+        let (preamble, start) = late_start(object);
+        return Ok(OpenPlace { preamble, start, end: u64::MAX, range: None });
     };
     if start < object.head() || start > last {
         return Err(TrimmedAway);
     }
     let range = Some((start, last));
     Ok(OpenPlace { preamble: Bytes::new(), start, end: end_after(last), range })
-}
-
-/// From the first byte; of a trimmed object its preamble and the last place to start decoding.
-fn whole_place(object: &Object) -> OpenPlace {
-    let head = object.head();
-    if head == 0 {
-        return OpenPlace { preamble: Bytes::new(), start: 0, end: u64::MAX, range: None };
-    }
-    let start = object.last_random_access().unwrap_or(head);
-    OpenPlace { preamble: object.preamble().unwrap_or_default(), start, end: u64::MAX, range: None }
 }
 
 fn content_type_of(object: &Object) -> Option<&str> {

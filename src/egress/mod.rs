@@ -1,19 +1,24 @@
 //! Doors out: what readers get from the store. `http_get` serves whole objects, ranges and live tails;
 //! of presentations `http_view` serves the media and `http_playlist` the texts, and `live` asks the
-//! packager which of them a name is. What doors share lies below them: `answer` (heads), `transfer`
-//! (bodies).
+//! packager which of them a name is; `websocket_follow` sends objects and `websocket_receive` channels
+//! through WebSockets. What doors share lies below them: `answer` (heads), `transfer` (bodies),
+//! `messages_out` (messages).
 
 pub mod answer;
 pub mod http_get;
 mod http_playlist;
 mod http_view;
 pub mod live;
+mod messages_out;
 pub mod transfer;
+pub mod websocket_follow;
+pub mod websocket_receive;
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::channels::Channels;
 use crate::packager::Packager;
 use crate::runtime::clock;
 use crate::runtime::counters::Counters;
@@ -37,6 +42,8 @@ pub struct Options {
     pub lag_bytes_max: u64,
     /// A reader that takes nothing for so long is cut.
     pub send_stall_timeout_s: u64,
+    /// Followers through a WebSocket get a ping so often.
+    pub ping_interval_s: u64,
 }
 
 impl Options {
@@ -54,6 +61,7 @@ pub struct Egress {
     pub core: usize,
     pub store: Arc<Store>,
     pub packager: Arc<Packager>,
+    pub channels: Arc<Channels>,
     pub ring: Rc<FileRing>,
     pub counters: Arc<Counters>,
     pub options: Arc<Options>,

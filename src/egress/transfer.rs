@@ -134,17 +134,8 @@ pub async fn stream(
 ) -> Ended {
     deadline.phase(if transfer.is_following() { Phase::Following } else { Phase::Sending });
     let framing = transfer.framing;
-    let mut sender = Sender {
-        egress,
-        socket,
-        deadline,
-        framing,
-        prefix,
-        batch: Batch::default(),
-        turn_bytes: 0,
-        has_sent: false,
-        lag_max: u64::MAX,
-    };
+    let mut sender = Sender::new(egress, socket, deadline, framing);
+    sender.prefix = prefix;
     let outcome = send_body(&mut sender, transfer.body).await;
     deadline.clear();
     deadline.phase(Phase::Idle);
@@ -311,24 +302,43 @@ struct Batch {
 }
 
 /// Sends frames: what stands before the data, the data, what stands behind it, in one call.
-struct Sender<'a> {
-    egress: &'a Egress,
-    socket: &'a Socket,
+pub(super) struct Sender<'a> {
+    pub(super) egress: &'a Egress,
+    pub(super) socket: &'a Socket,
     deadline: &'a Deadline,
     framing: BodyFraming,
     /// Bytes that go out in front of the next data.
-    prefix: Vec<u8>,
+    pub(super) prefix: Vec<u8>,
     /// Goes out behind the prefix.
     batch: Batch,
     turn_bytes: u64,
     has_sent: bool,
     /// Bytes behind the tail at which the reader is cut; the largest number for what is all there.
-    lag_max: u64,
+    pub(super) lag_max: u64,
 }
 
-impl Sender<'_> {
+impl<'a> Sender<'a> {
+    pub(super) fn new(
+        egress: &'a Egress,
+        socket: &'a Socket,
+        deadline: &'a Deadline,
+        framing: BodyFraming,
+    ) -> Sender<'a> {
+        Sender {
+            egress,
+            socket,
+            deadline,
+            framing,
+            prefix: Vec::new(),
+            batch: Batch::default(),
+            turn_bytes: 0,
+            has_sent: false,
+            lag_max: u64::MAX,
+        }
+    }
+
     /// Bytes of the body that do not come from an object: framed like data.
-    async fn put_made(&mut self, bytes: &Bytes) -> Result<(), CutReason> {
+    pub(super) async fn put_made(&mut self, bytes: &Bytes) -> Result<(), CutReason> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -354,7 +364,7 @@ impl Sender<'_> {
         Ok(())
     }
 
-    async fn flush_prefix(&mut self) -> Result<(), CutReason> {
+    pub(super) async fn flush_prefix(&mut self) -> Result<(), CutReason> {
         let mut sent = 0;
         while sent < self.prefix.len() {
             match self.socket.try_send(&self.prefix[sent..]) {
@@ -379,7 +389,7 @@ impl Sender<'_> {
         if here < bytes || self.is_cold(&mut reader, bytes) {
             self.flush_batch().await?;
             while let Available::Bytes(_) = reader.available() {
-                self.frame(&mut reader).await?;
+                self.frame(&mut reader, SEND_BYTES_MAX).await?;
             }
             return Ok(());
         }
@@ -436,10 +446,11 @@ impl Sender<'_> {
         mut peer_gone: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), CutReason> {
         self.flush_batch().await?;
-        self.lag_max = reader.lag_bytes().saturating_add(self.egress.options.lag_bytes_max);
+        self.lag_max = u64::MAX;
+        self.note_lag(reader);
         loop {
             match reader.available() {
-                Available::Bytes(_) => self.frame(reader).await?,
+                Available::Bytes(_) => self.frame(reader, SEND_BYTES_MAX).await?,
                 Available::AtTail => {
                     self.flush_prefix().await?;
                     wait_at_tail(reader, peer_gone.as_mut()).await?;
@@ -451,16 +462,24 @@ impl Sender<'_> {
                 Available::Aborted => return Err(CutReason::Aborted),
                 Available::Lagged => return Err(CutReason::Lagged),
             }
-            // A late joiner starts far behind: only what it loses from there on counts.
-            let max = self.egress.options.lag_bytes_max;
-            self.lag_max = self.lag_max.min(reader.lag_bytes().saturating_add(max));
+            self.note_lag(reader);
         }
     }
 
-    /// Send the next available bytes of one reader with their framing.
-    async fn frame(&mut self, reader: &mut Reader) -> Result<(), CutReason> {
+    /// A late joiner starts far behind: only what it loses from there on counts.
+    pub(super) fn note_lag(&mut self, reader: &Reader) {
+        let max = self.egress.options.lag_bytes_max;
+        self.lag_max = self.lag_max.min(reader.lag_bytes().saturating_add(max));
+    }
+
+    /// Send the next available bytes of one reader with their framing, at most so many.
+    pub(super) async fn frame(
+        &mut self,
+        reader: &mut Reader,
+        bytes_max: u64,
+    ) -> Result<(), CutReason> {
         self.give_turn().await;
-        let len = lease(reader, SEND_BYTES_MAX)?.len() as u64;
+        let len = lease(reader, bytes_max.min(SEND_BYTES_MAX))?.len() as u64;
         let cold = self.is_cold(reader, len);
         let (len, sent) = if cold { self.send_read(reader, len).await? } else { (len, 0) };
         self.send_mapped(reader, len, sent).await?;

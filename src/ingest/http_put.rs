@@ -6,24 +6,23 @@
 //! Below a live prefix the packager's feed looks at the bytes last; it may refuse them.
 
 use std::io::IoSlice;
-use std::sync::Arc;
 
 use httparse::Header;
 
+use super::upload::{STORED_BYTES_MAX, UploadError, Watcher, seal};
 use super::{Ingest, Options};
-use crate::packager::marks::Marker;
-use crate::packager::{Feed, Refusal};
 use crate::runtime::clock;
 use crate::runtime::counters::Counter;
 use crate::runtime::deadlines::{Deadline, Phase};
 use crate::runtime::socket::Socket;
 use crate::runtime::worker::yield_now;
 use crate::store::{
-    BeginError, NewObject, ObjectInfo, RECORD_BYTES_MAX, StorageError, Visibility, WriteError,
+    Ending, MessageEnd, MessageKind, NewObject, ObjectInfo, Partial, Visibility, WriteError,
     WriteRule, Writer,
 };
-use crate::wire::http1::{BodyDecoder, BodyError, Framing};
+use crate::wire::http1::{BodyDecoder, Framing};
 use crate::wire::media_type::{self, Class};
+use crate::wire::websocket::Utf8;
 
 /// Header fields kept from every upload. Credentials and hop-by-hop fields are not among them.
 const STORED_HEADERS: [&str; 5] = [
@@ -40,38 +39,11 @@ const SECRET_HEADERS: [&str; 4] = ["Authorization", "Proxy-Authorization", "Cook
 /// Sent when the uploader waits for it (RFC 9110 §10.1.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Stored header fields of one object together; with the name they must fit the record.
-const STORED_BYTES_MAX: usize = RECORD_BYTES_MAX / 3;
-
 /// Received and written in one go on another thread: enough to make up for the way there and back.
 const ASIDE_BYTES: usize = 1 << 20;
 
 /// Received without waiting before other tasks of the core have their turn.
 const TURN_BYTES_MAX: u64 = 2 << 20;
-
-#[derive(Debug, thiserror::Error)]
-pub enum PutError {
-    #[error(transparent)]
-    Begin(#[from] BeginError),
-    /// The packager does not want it.
-    #[error("{}", .0.text)]
-    Refused(Refusal),
-    #[error("the stored header fields are longer than {STORED_BYTES_MAX} bytes together")]
-    StoredHeadersTooLarge,
-    #[error(transparent)]
-    Framing(#[from] BodyError),
-    #[error(transparent)]
-    Write(#[from] WriteError),
-    /// The uploader closed, reset, or fell silent before the body was complete.
-    #[error("the upload ended before its body was complete")]
-    PeerGone,
-}
-
-impl From<StorageError> for PutError {
-    fn from(error: StorageError) -> PutError {
-        PutError::Write(WriteError::Storage(error))
-    }
-}
 
 /// An upload that a request asks for.
 pub struct Upload {
@@ -108,7 +80,7 @@ pub fn plan(
     headers: &[Header<'_>],
     framing: Framing,
     expects_continue: bool,
-) -> Result<Upload, PutError> {
+) -> Result<Upload, UploadError> {
     if matches!(framing, Framing::Length(length) if length > options.object_bytes_max) {
         return Err(WriteError::TooLarge.into());
     }
@@ -116,7 +88,7 @@ pub fn plan(
     Ok(Upload { name: name.to_owned(), info, framing, expects_continue })
 }
 
-fn object_info(options: &Options, headers: &[Header<'_>]) -> Result<ObjectInfo, PutError> {
+fn object_info(options: &Options, headers: &[Header<'_>]) -> Result<ObjectInfo, UploadError> {
     let mut info = ObjectInfo { created_ms: clock::unix_ms(), ..ObjectInfo::default() };
     let mut bytes = 0;
     for header in headers {
@@ -129,7 +101,7 @@ fn object_info(options: &Options, headers: &[Header<'_>]) -> Result<ObjectInfo, 
         };
         bytes += header.name.len() + value.len();
         if bytes > STORED_BYTES_MAX {
-            return Err(PutError::StoredHeadersTooLarge);
+            return Err(UploadError::StoredHeadersTooLarge);
         }
         info.headers.push((header.name.to_owned(), value.to_owned()));
     }
@@ -176,23 +148,28 @@ impl Upload {
     }
 
     /// Open the object, if the packager wants it.
-    async fn begin(self, ingest: &Ingest) -> Result<Receiving, PutError> {
-        let feed = ingest.packager.feed(&self.name).map_err(PutError::Refused)?;
+    async fn begin(self, ingest: &Ingest) -> Result<Receiving, UploadError> {
+        let feed = ingest.packager.feed(&self.name).map_err(UploadError::Refused)?;
         let class = media_type::class_of(&self.name, self.info.header("Content-Type"));
         let visibility =
             if class == Class::Manifest { Visibility::WhenSealed } else { Visibility::AtOnce };
         let (store, core) = (ingest.store.clone(), Some(ingest.core));
         let begin = move || {
             let rule = WriteRule::TakeOver;
-            store.begin(NewObject { name: &self.name, info: self.info, visibility, rule, core })
+            let ending = Ending::Torn;
+            store.begin(NewObject {
+                name: &self.name,
+                info: self.info,
+                visibility,
+                rule,
+                ending,
+                core,
+            })
         };
         let writer = ingest.disk.run(begin).await?;
-        let watcher = match feed {
-            Some(feed) => Watcher::Feed(Box::new(feed)),
-            None if class == Class::Segment => Watcher::Marker(Box::default()),
-            None => Watcher::Nobody,
-        };
-        Ok(Receiving { writer, decoder: BodyDecoder::new(self.framing), watcher })
+        let watcher = Watcher::new(feed, class);
+        let decoder = BodyDecoder::new(self.framing);
+        Ok(Receiving { writer, decoder, watcher, utf8: Utf8::default() })
     }
 }
 
@@ -203,7 +180,7 @@ pub async fn receive(
     input: Vec<u8>,
     socket: &Socket,
     deadline: &Deadline,
-) -> Result<Received, PutError> {
+) -> Result<Received, UploadError> {
     deadline.phase(Phase::Uploading);
     let is_live = ingest.packager.is_live(&upload.name);
     if let Some(leftover) = upload.probe(&input).filter(|_| is_live) {
@@ -213,7 +190,7 @@ pub async fn receive(
     let mut receiving = upload.begin(ingest).await?;
     if expects_continue && input.is_empty() && !receiving.decoder.is_finished() {
         // A dozen bytes on a connection that was idle: they fit the socket's buffer.
-        socket.try_send(CONTINUE).map_err(|_| PutError::PeerGone)?;
+        socket.try_send(CONTINUE).map_err(|_| UploadError::PeerGone)?;
     }
     let consumed = receiving.take(ingest, &input)?;
     let mut leftover = input[consumed..].to_vec();
@@ -241,7 +218,11 @@ pub async fn receive(
         // A probe after all: dropped unfinished, its object is gone.
         return Ok(Received { outcome: Outcome::Probed, leftover });
     }
-    seal(ingest, receiving, leftover).await
+    let sealed = seal(ingest, receiving.writer, receiving.watcher).await?;
+    let etag = sealed.etag;
+    let outcome =
+        if sealed.replaced { Outcome::Replaced { etag } } else { Outcome::Created { etag } };
+    Ok(Received { outcome, leftover })
 }
 
 async fn wait_for_bytes(ingest: &Ingest, socket: &Socket, deadline: &Deadline) {
@@ -254,27 +235,8 @@ struct Receiving {
     writer: Writer,
     decoder: BodyDecoder,
     watcher: Watcher,
-}
-
-/// Who looks at bytes once they are appended.
-enum Watcher {
-    /// Below a live prefix. Dropped without its `end`, it takes the upload for torn.
-    Feed(Box<Feed>),
-    Marker(Box<Marker>),
-    Nobody,
-}
-
-impl Watcher {
-    fn note(&mut self, bytes: &[u8], writer: &mut Writer) -> Result<(), PutError> {
-        match self {
-            Watcher::Feed(feed) => feed.note(bytes, writer).map_err(PutError::Refused),
-            Watcher::Marker(marker) => {
-                marker.note(bytes, writer);
-                Ok(())
-            }
-            Watcher::Nobody => Ok(()),
-        }
-    }
+    /// Whether followers may have it as text.
+    utf8: Utf8,
 }
 
 impl Receiving {
@@ -284,7 +246,7 @@ impl Receiving {
         &mut self,
         ingest: &Ingest,
         socket: &Socket,
-    ) -> Result<Option<Vec<u8>>, PutError> {
+    ) -> Result<Option<Vec<u8>>, UploadError> {
         let mut buffer = ingest.receive_buffer.borrow_mut();
         let Some(got) = receive_into(socket, &mut buffer)? else { return Ok(None) };
         let consumed = self.take(ingest, &buffer[..got])?;
@@ -298,9 +260,8 @@ impl Receiving {
         socket: &Socket,
         deadline: &Deadline,
         leftover: &mut Vec<u8>,
-    ) -> Result<Receiving, PutError> {
-        let mut input = ingest.aside_buffers.borrow_mut().pop().unwrap_or_default();
-        input.resize(ASIDE_BYTES, 0);
+    ) -> Result<Receiving, UploadError> {
+        let mut input = ingest.take_aside_buffer(ASIDE_BYTES);
         let Some(got) = receive_into(socket, &mut input)? else {
             ingest.give_back(input);
             wait_for_bytes(ingest, socket, deadline).await;
@@ -325,61 +286,50 @@ impl Receiving {
     }
 
     /// Unframe and append on this core; returns how much of the input belonged to the body.
-    fn take(&mut self, ingest: &Ingest, input: &[u8]) -> Result<usize, PutError> {
+    fn take(&mut self, ingest: &Ingest, input: &[u8]) -> Result<usize, UploadError> {
         let before = self.writer.object().tail();
         let outcome = ingest.disk.run_here(|| self.append(input));
         ingest.counters.add(Counter::BytesIn, self.writer.object().tail() - before);
         outcome
     }
 
-    fn append(&mut self, input: &[u8]) -> Result<usize, PutError> {
+    fn append(&mut self, input: &[u8]) -> Result<usize, UploadError> {
         let mut pieces = Vec::new();
         let progress = self.decoder.decode(input, &mut |piece| pieces.push(IoSlice::new(piece)));
-        self.writer.append(&pieces)?;
+        self.append_pieces(&pieces)?;
         pieces.iter().try_for_each(|piece| self.watcher.note(piece, &mut self.writer))?;
         // Bytes in front of a framing error were accepted; readers saw them, then the abort.
         Ok(progress?.consumed)
     }
 }
 
-/// Bytes received; `None` if there are none now.
-fn receive_into(socket: &Socket, buffer: &mut [u8]) -> Result<Option<usize>, PutError> {
-    match socket.try_recv(buffer) {
-        Ok(Some(0)) | Err(_) => Err(PutError::PeerGone),
-        Ok(got) => Ok(got),
+impl Receiving {
+    /// What came at once is one message for followers through a WebSocket, text as long as all is.
+    fn append_pieces(&mut self, pieces: &[IoSlice<'_>]) -> Result<(), UploadError> {
+        if pieces.is_empty() {
+            return Ok(());
+        }
+        let bytes: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let offset = self.writer.written() + bytes;
+        let is_text = self.utf8.is_valid() && pieces.iter().all(|piece| self.utf8.push(piece));
+        let kind = if is_text {
+            let pending = self.utf8.pending();
+            self.writer.set_text_end(offset - u64::from(pending));
+            MessageKind::Text { pending }
+        } else {
+            MessageKind::Binary
+        };
+        let end = MessageEnd { offset, kind };
+        Ok(self.writer.append_messages(pieces, &[end], Partial::Visible)?)
     }
 }
 
-async fn seal(
-    ingest: &Ingest,
-    receiving: Receiving,
-    leftover: Vec<u8>,
-) -> Result<Received, PutError> {
-    let Receiving { writer, mut watcher, .. } = receiving;
-    if let Watcher::Feed(feed) = &mut watcher {
-        feed.check().map_err(PutError::Refused)?;
+/// Bytes received; `None` if there are none now.
+fn receive_into(socket: &Socket, buffer: &mut [u8]) -> Result<Option<usize>, UploadError> {
+    match socket.try_recv(buffer) {
+        Ok(Some(0)) | Err(_) => Err(UploadError::PeerGone),
+        Ok(got) => Ok(got),
     }
-    let object = writer.object().clone();
-    let sealing = ingest.disk.run(|| writer.finish()).await?;
-    if ingest.options.is_durable && !ingest.store.is_memory_only() {
-        for file in sealing.files()? {
-            ingest.ring.sync(file).await.map_err(StorageError::from)?;
-        }
-    }
-    let committed = ingest.disk.run(|| sealing.commit()).await?;
-    if ingest.options.is_durable {
-        for folder in committed.folders {
-            let folder = std::fs::File::open(folder).map_err(StorageError::from)?;
-            ingest.ring.sync(Arc::new(folder)).await.map_err(StorageError::from)?;
-        }
-    }
-    if let Watcher::Feed(feed) = watcher {
-        feed.end(&object, ingest.core);
-    }
-    let etag = object.seal().map(|seal| seal.etag.clone()).unwrap_or_default();
-    let outcome =
-        if committed.replaced { Outcome::Replaced { etag } } else { Outcome::Created { etag } };
-    Ok(Received { outcome, leftover })
 }
 
 #[cfg(test)]
@@ -393,6 +343,8 @@ mod tests {
             is_durable: false,
             object_bytes_max: 1 << 40,
             body_idle_timeout_s: 1,
+            ping_interval_s: 1,
+            append_idle_timeout_s: 1,
         }
     }
 

@@ -1,11 +1,20 @@
-//! Doors in: what uploaders bring to the store. `http_put` takes a request body into an object.
+//! Doors in: what uploaders bring to the store. `http_put` takes a request body into an object,
+//! `websocket_append` appends messages to one, `websocket_publish` takes the chunks of a channel. What
+//! doors share lies below them: `upload` (errors, seal), `messages_in` (WebSockets).
 
+mod append_sessions;
 pub mod http_put;
+mod messages_in;
+pub mod upload;
+pub mod websocket_append;
+pub mod websocket_publish;
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+pub use self::append_sessions::AppendSessions;
+use crate::channels::Channels;
 use crate::packager::Packager;
 use crate::runtime::counters::Counters;
 use crate::runtime::file_ring::FileRing;
@@ -25,6 +34,10 @@ pub struct Options {
     pub object_bytes_max: u64,
     /// An uploader that sends nothing for so long is gone.
     pub body_idle_timeout_s: u64,
+    /// Appenders get a ping so often.
+    pub ping_interval_s: u64,
+    /// An appender of which nothing is heard for so long is gone.
+    pub append_idle_timeout_s: u64,
 }
 
 /// What the doors in need of their core.
@@ -32,6 +45,8 @@ pub struct Ingest {
     pub core: usize,
     pub store: Arc<Store>,
     pub packager: Arc<Packager>,
+    pub channels: Arc<Channels>,
+    pub append_sessions: Arc<AppendSessions>,
     pub ring: Rc<FileRing>,
     pub disk: Disk,
     pub counters: Arc<Counters>,
@@ -46,6 +61,12 @@ pub struct Ingest {
 const ASIDE_BUFFERS_MAX: usize = 8;
 
 impl Ingest {
+    fn take_aside_buffer(&self, bytes: usize) -> Vec<u8> {
+        let mut buffer = self.aside_buffers.borrow_mut().pop().unwrap_or_default();
+        buffer.resize(bytes, 0);
+        buffer
+    }
+
     fn give_back(&self, buffer: Vec<u8>) {
         let mut spare = self.aside_buffers.borrow_mut();
         if spare.len() < ASIDE_BUFFERS_MAX {

@@ -3,9 +3,10 @@
 //!
 //! Precedence: defaults, then the file, then the command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 macro_rules! options {
@@ -221,6 +222,8 @@ options! {
         coordinator_url: Option<String> = None;
         /// Secret shared with the coordinator.
         coordinator_secret: Option<String> = None;
+        /// Seconds between attempts to reach the coordinator.
+        coordinator_retry_s: u64 = 10;
         /// IP address under which encoders reach this server; without it the coordinator takes the connection's.
         external_ip: Option<String> = None;
         /// Port under which encoders reach this server; without it the one that it listens on.
@@ -247,6 +250,12 @@ options! {
         hook_timeout_s: u64 = 10;
         /// Seconds in which a streaming server may come back and keep its publishers.
         reconnect_grace_s: u64 = 30;
+        /// Seconds between heartbeats on control connections.
+        heartbeat_interval_s: u64 = 20;
+        /// Seconds without a message after which a control connection is closed.
+        silence_timeout_s: u64 = 60;
+        /// Seconds until the application is told again of an event that it did not answer with 200.
+        event_retry_s: u64 = 10;
         /// Who knows the keys: `{ url = "…", auth = { type = "basic", user = "…", password = "…" } }`; types are "basic", "bearer" (token), "custom" (value). Without it each key is good.
         key_verification: Option<HookSection> = None;
         /// Who is told of streams: as key_verification.
@@ -382,8 +391,8 @@ pub enum ConfigError {
     Unreadable { path: PathBuf, cause: std::io::Error },
     #[error("the configuration file {} is wrong:\n{cause}", path.display())]
     File { path: PathBuf, cause: toml::de::Error },
-    #[error("the command line is wrong: {0}")]
-    CommandLine(String),
+    #[error("an option that was set is wrong: {0}")]
+    Override(String),
     #[error("the option {key} is wrong: {why}")]
     Value { key: &'static str, why: String },
 }
@@ -403,13 +412,27 @@ impl Config {
             |cause| ConfigError::File { path: file.unwrap_or(Path::new("")).to_owned(), cause };
         // By itself first: only then does an error know its line.
         let _: Config = toml::from_str(&text).map_err(in_file)?;
-        let mut table: toml::Table = toml::from_str(&text).map_err(in_file)?;
+        let table: toml::Table = toml::from_str(&text).map_err(in_file)?;
+        Config::build(table, overrides)
+    }
+
+    /// This configuration with `overrides` applied.
+    pub fn with(&self, overrides: &[(String, toml::Value)]) -> Result<Config, ConfigError> {
+        let table = toml::Table::try_from(self);
+        let unwritable = |error: toml::ser::Error| ConfigError::Override(error.to_string());
+        Config::build(table.map_err(unwritable)?, overrides)
+    }
+
+    fn build(
+        mut table: toml::Table,
+        overrides: &[(String, toml::Value)],
+    ) -> Result<Config, ConfigError> {
         for (key, value) in overrides {
             set(&mut table, key, value.clone())?;
         }
-        let config: Config = table.try_into().map_err(|error: toml::de::Error| {
-            ConfigError::CommandLine(error.message().to_owned())
-        })?;
+        let config: Config = table
+            .try_into()
+            .map_err(|error: toml::de::Error| ConfigError::Override(error.message().to_owned()))?;
         config.check()?;
         Ok(config)
     }
@@ -455,12 +478,52 @@ impl Config {
         if self.retention.iter().any(|rule| !rule.prefix.starts_with('/')) {
             return wrong("retention.prefix", "a prefix starts with a slash");
         }
+        self.check_websockets()?;
+        self.channels.check_client()?;
+        self.coordinator.check()?;
         self.check_live()
+    }
+
+    fn check_websockets(&self) -> Result<(), ConfigError> {
+        let wrong = |key, why: String| Err(ConfigError::Value { key, why });
+        let (append, channels) = (&self.append, &self.channels);
+        for (key, prefix) in
+            [("append.prefix", &append.prefix), ("channels.prefix", &channels.prefix)]
+        {
+            let is_folder = prefix.starts_with('/') && prefix.ends_with('/');
+            if !is_folder || prefix.contains(|c: char| c.is_control() || c == '%') {
+                return wrong(key, format!("{prefix:?} is not a folder such as \"/\" or \"/ws/\""));
+            }
+        }
+        if append.ping_interval_s == 0 || append.idle_timeout_s <= append.ping_interval_s {
+            let why = "ping_interval_s is at least 1, and idle_timeout_s longer".to_owned();
+            return wrong("append", why);
+        }
+        if channels.heartbeat_interval_s == 0 || channels.silence_timeout_s == 0 {
+            let why = "heartbeat_interval_s and silence_timeout_s are at least 1".to_owned();
+            return wrong("channels", why);
+        }
+        if channels.id_length_max == 0 || channels.message_bytes_max == 0 {
+            return wrong(
+                "channels",
+                "id_length_max and message_bytes_max are at least 1".to_owned(),
+            );
+        }
+        for (key, list) in [
+            ("channels.unlimited_from", &channels.unlimited_from),
+            ("channels.play_from", &channels.play_from),
+        ] {
+            for range in list {
+                parse_range(range).map_err(|why| ConfigError::Value { key, why })?;
+            }
+        }
+        Ok(())
     }
 
     fn check_live(&self) -> Result<(), ConfigError> {
         for (index, rule) in self.live.iter().enumerate() {
             rule.check()?;
+            rule.check_source(self.channels.id_length_max)?;
             if self.live[..index].iter().any(|other| other.prefix == rule.prefix) {
                 let why = format!("{} is there twice", rule.prefix);
                 return Err(ConfigError::Value { key: "live.prefix", why });
@@ -496,6 +559,99 @@ impl Config {
         }
         out
     }
+}
+
+impl ChannelsSection {
+    /// What the coordinator's client is made of.
+    fn check_client(&self) -> Result<(), ConfigError> {
+        let wrong = |key, why: String| Err(ConfigError::Value { key, why });
+        if let Some(url) = &self.coordinator_url
+            && !is_url(url, &["ws://", "wss://"])
+        {
+            let why = format!("{url:?} is no URL such as ws://coordinator.example:8080");
+            return wrong("channels.coordinator_url", why);
+        }
+        if self.coordinator_secret.as_ref().is_some_and(String::is_empty) {
+            return wrong("channels.coordinator_secret", "it is empty".to_owned());
+        }
+        if let Some(ip) = &self.external_ip
+            && ip.parse::<std::net::IpAddr>().is_err()
+        {
+            return wrong("channels.external_ip", format!("{ip:?} is no IP address"));
+        }
+        if self.external_port == Some(0) || self.coordinator_retry_s == 0 {
+            let why = "external_port and coordinator_retry_s are at least 1".to_owned();
+            return wrong("channels", why);
+        }
+        Ok(())
+    }
+}
+
+impl CoordinatorSection {
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |key, why: String| Err(ConfigError::Value { key, why });
+        if self.secret.as_ref().is_some_and(String::is_empty) {
+            return wrong("coordinator.secret", "it is empty".to_owned());
+        }
+        let seconds = [self.hook_timeout_s, self.heartbeat_interval_s, self.event_retry_s];
+        if self.id_length_max == 0 || seconds.contains(&0) {
+            let why = "id_length_max, hook_timeout_s, heartbeat_interval_s and event_retry_s \
+                       are at least 1";
+            return wrong("coordinator", why.to_owned());
+        }
+        if self.silence_timeout_s <= self.heartbeat_interval_s {
+            let why = format!("{} is not above heartbeat_interval_s", self.silence_timeout_s);
+            return wrong("coordinator.silence_timeout_s", why);
+        }
+        let hooks = [
+            ("coordinator.key_verification", &self.key_verification),
+            ("coordinator.event_callback", &self.event_callback),
+        ];
+        for (key, hook) in hooks {
+            let Some(hook) = hook else { continue };
+            if !is_url(&hook.url, &["http://", "https://"]) {
+                let why = format!("{:?} is no URL such as https://example.com/hook", hook.url);
+                return wrong(key, why);
+            }
+            hook.auth.as_ref().map_or(Ok(()), |auth| auth.check(key))?;
+        }
+        match &self.commands_auth {
+            Some(HookAuth::Custom { .. }) => {
+                wrong("coordinator.commands_auth", "basic or bearer is possible".to_owned())
+            }
+            Some(auth) => auth.check("coordinator.commands_auth"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl HookAuth {
+    /// It has to go into a header field. The values are secrets: no message shows them.
+    fn check(&self, key: &'static str) -> Result<(), ConfigError> {
+        let wrong = |why: &str| Err(ConfigError::Value { key, why: why.to_owned() });
+        let value = match self {
+            // Base64 makes a header value of everything.
+            HookAuth::Basic { user, .. } if user.contains(':') => {
+                return wrong("a user's name has no colon");
+            }
+            HookAuth::Basic { .. } => return Ok(()),
+            HookAuth::Bearer { token } => token,
+            HookAuth::Custom { value } => value,
+        };
+        let is_printable = |c: char| c == ' ' || c.is_ascii_graphic();
+        if value.trim() != value || value.is_empty() || !value.chars().all(is_printable) {
+            return wrong("tokens and values are printable ASCII");
+        }
+        Ok(())
+    }
+}
+
+/// One of the schemes, a host, and nothing that ends a header line.
+fn is_url(text: &str, schemes: &[&str]) -> bool {
+    let rest = schemes.iter().find_map(|scheme| text.strip_prefix(scheme));
+    rest.is_some_and(|rest| {
+        !rest.is_empty() && !rest.starts_with('/') && text.chars().all(|c| c.is_ascii_graphic())
+    })
 }
 
 impl LiveSection {
@@ -535,6 +691,21 @@ impl LiveSection {
             return wrong("live.window_s", format!("{WINDOW_S_MAX} at most (a day)"));
         }
         self.steering.as_ref().map_or(Ok(()), SteeringSection::check)
+    }
+}
+
+impl LiveSection {
+    fn check_source(&self, id_length_max: usize) -> Result<(), ConfigError> {
+        let Some(source) = &self.source else { return Ok(()) };
+        let is_id = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        let is_path = source.len() > 1 && source.starts_with('/') && !source.ends_with('/');
+        let is_channel =
+            !source.is_empty() && source.len() <= id_length_max && source.chars().all(is_id);
+        if is_path || is_channel {
+            return Ok(());
+        }
+        let why = format!("{source:?} is neither a path such as \"/a/cam.ts\" nor a channel");
+        Err(ConfigError::Value { key: "live.source", why })
     }
 }
 
@@ -613,11 +784,18 @@ fn set(table: &mut toml::Table, key: &str, value: toml::Value) -> Result<(), Con
             let inner =
                 table.entry(first).or_insert_with(|| toml::Value::Table(toml::Table::new()));
             let toml::Value::Table(inner) = inner else {
-                return Err(ConfigError::CommandLine(format!("{first} is not a table")));
+                return Err(ConfigError::Override(format!("{first} is not a table")));
             };
             set(inner, rest, value)
         }
     }
+}
+
+/// An address, or a range as IP/BITS.
+pub fn parse_range(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    let range = address.or_else(|_| text.parse::<IpNet>());
+    range.map_err(|_| format!("{text:?} is neither an IP address nor IP/BITS"))
 }
 
 /// `KEY=VALUE` of `--set`; a value that is not TOML is taken as text.
@@ -730,6 +908,57 @@ mod tests {
             assert!(error.contains(&format!("option {key} is wrong")), "{line}: {error}");
         }
         assert!(live("[[live]]\nparts = \"some\"").is_err());
+    }
+
+    #[test]
+    fn wrong_coordinator_options_are_told_apart() {
+        let url = "{ url = \"http://a/b\"";
+        let cases = [
+            ("coordinator", "secret = \"\"".to_owned(), "coordinator.secret"),
+            ("coordinator", "id_length_max = 0".to_owned(), "coordinator"),
+            ("coordinator", "hook_timeout_s = 0".to_owned(), "coordinator"),
+            ("coordinator", "silence_timeout_s = 20".to_owned(), "coordinator.silence_timeout_s"),
+            (
+                "coordinator",
+                "key_verification = { url = \"ftp://a\" }".to_owned(),
+                "coordinator.key_verification",
+            ),
+            (
+                "coordinator",
+                format!(
+                    "event_callback = {url}, auth = {{ type = \"bearer\", token = \"a\\nb\" }} }}"
+                ),
+                "coordinator.event_callback",
+            ),
+            (
+                "coordinator",
+                format!("event_callback = {url}, auth = {{ type = \"custom\", value = \"\" }} }}"),
+                "coordinator.event_callback",
+            ),
+            (
+                "coordinator",
+                "commands_auth = { type = \"custom\", value = \"a\" }".to_owned(),
+                "coordinator.commands_auth",
+            ),
+            (
+                "coordinator",
+                "commands_auth = { type = \"basic\", user = \"a:b\", password = \"\" }".to_owned(),
+                "coordinator.commands_auth",
+            ),
+            ("channels", "coordinator_url = \"http://a\"".to_owned(), "channels.coordinator_url"),
+            ("channels", "coordinator_url = \"ws://\"".to_owned(), "channels.coordinator_url"),
+            ("channels", "coordinator_secret = \"\"".to_owned(), "channels.coordinator_secret"),
+            ("channels", "external_ip = \"host\"".to_owned(), "channels.external_ip"),
+            ("channels", "external_port = 0".to_owned(), "channels"),
+        ];
+        for (section, line, key) in cases {
+            let error = live(&format!("[{section}]\n{line}\n")).unwrap_err().to_string();
+            assert!(error.contains(&format!("option {key} is wrong")), "{line}: {error}");
+        }
+        let good = format!(
+            "[coordinator]\nlisten = [\"127.0.0.1:0\"]\nkey_verification = {url}, auth = {{ type = \"basic\", user = \"\u{e4}\", password = \"\\n\" }} }}\n"
+        );
+        assert!(live(&good).is_ok());
     }
 
     #[test]

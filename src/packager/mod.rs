@@ -74,6 +74,29 @@ pub struct LiveRule {
     pub parts: Parts,
     pub kind: ListKind,
     pub steering: Option<Steering>,
+    /// The media come from here, and the prefix is the one publishing point.
+    pub source: Option<Source>,
+}
+
+/// Where the media of a publishing point come from, if not from uploads below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// An object of this name.
+    Object(String),
+    Channel(String),
+}
+
+impl LiveRule {
+    /// The folder whose folders are publishing points.
+    fn points_below(&self) -> &str {
+        match self.source {
+            None => &self.prefix,
+            Some(_) => {
+                let own = self.prefix.trim_end_matches('/');
+                own.rfind('/').map_or("", |slash| &own[..=slash])
+            }
+        }
+    }
 }
 
 /// Content steering (RFC 8216bis §7).
@@ -194,15 +217,34 @@ impl Packager {
 
     /// For an upload that begins: what looks at its bytes. `None` outside the live prefixes.
     pub fn feed(&self, name: &str) -> Result<Option<Feed>, Refusal> {
+        let is_source = |source: &Source| matches!(source, Source::Object(own) if own == name);
+        if let Some(feed) = self.feed_of_source(is_source, name)? {
+            return Ok(Some(feed));
+        }
         let Some(rule) = self.rule_of(name) else { return Ok(None) };
-        let Some(place) = naming::place_below(&rule.prefix, name) else { return Ok(None) };
-        let point = self.point(place.point, rule).ok_or_else(|| Refusal {
-            status: 403,
-            text: format!("there are {POINTS_MAX} publishing points already"),
-            max_age_s: None,
-        })?;
+        let Some(place) = naming::place_below(rule.points_below(), name) else { return Ok(None) };
+        let point = self.point(place.point, rule).ok_or_else(Refusal::too_many_points)?;
         let key = naming::key_of(place.rest);
         Ok(Some(Feed::new(point, place.rest, key, place.is_single)))
+    }
+
+    /// For a channel that somebody publishes to: as `feed`, if a publishing point wants it.
+    pub fn feed_of_channel(&self, channel: &str) -> Result<Option<Feed>, Refusal> {
+        let is_source = |source: &Source| matches!(source, Source::Channel(own) if own == channel);
+        self.feed_of_source(is_source, channel)
+    }
+
+    fn feed_of_source(
+        &self,
+        is_source: impl Fn(&Source) -> bool,
+        name: &str,
+    ) -> Result<Option<Feed>, Refusal> {
+        let has_it = |rule: &&Arc<LiveRule>| rule.source.as_ref().is_some_and(&is_source);
+        let Some(rule) = self.rules.iter().find(has_it) else { return Ok(None) };
+        let point = self.point(rule.prefix.trim_end_matches('/'), rule);
+        let point = point.ok_or_else(Refusal::too_many_points)?;
+        let file = name.rsplit('/').next().unwrap_or(name);
+        Ok(Some(Feed::new(point, file, naming::key_of(file), true)))
     }
 
     /// The publishing point, made if need be, with one more upload: what has uploads is not forgotten.
@@ -237,7 +279,7 @@ impl Packager {
 
     pub fn find(&self, asked: &Asked<'_>) -> Found {
         let Some(rule) = self.rule_of(asked.name) else { return Found::NotLive };
-        let Some(place) = naming::place_below(&rule.prefix, asked.name) else {
+        let Some(place) = naming::place_below(rule.points_below(), asked.name) else {
             return Found::NotLive;
         };
         let Some(point) = self.points.read().get(place.point).cloned() else {
@@ -261,6 +303,10 @@ impl Packager {
 impl Refusal {
     fn new(status: u16, text: impl Into<String>, max_age_s: Option<u64>) -> Refusal {
         Refusal { status, text: text.into(), max_age_s }
+    }
+
+    fn too_many_points() -> Refusal {
+        Refusal::new(403, format!("there are {POINTS_MAX} publishing points already"), None)
     }
 
     fn of_reload(error: ReloadError, target_duration_s: u64) -> Refusal {

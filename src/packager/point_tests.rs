@@ -24,6 +24,7 @@ fn rule() -> LiveRule {
         parts: Parts::Urls,
         kind: ListKind::Window,
         steering: None,
+        source: None,
     }
 }
 

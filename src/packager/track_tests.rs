@@ -10,7 +10,7 @@ use super::track::{
     Chunk, ChunkHead, InitSegment, Kind, Micros, Publication, ROUNDING_US, Repair, Segment, Track,
 };
 use crate::store::{
-    NewObject, Object, ObjectInfo, Store, StoreOptions, Visibility, WriteRule, Writer,
+    Ending, NewObject, Object, ObjectInfo, Store, StoreOptions, Visibility, WriteRule, Writer,
 };
 
 pub(super) fn store_in_memory() -> Arc<Store> {
@@ -33,9 +33,15 @@ pub(super) fn store_in_memory() -> Arc<Store> {
 }
 
 pub(super) fn upload(store: &Arc<Store>, name: &str) -> Writer {
-    let rule = WriteRule::TakeOver;
-    let (info, visibility) = (ObjectInfo::default(), Visibility::AtOnce);
-    store.begin(NewObject { name, info, visibility, rule, core: None }).unwrap()
+    let new = NewObject {
+        name,
+        info: ObjectInfo::default(),
+        visibility: Visibility::AtOnce,
+        rule: WriteRule::TakeOver,
+        ending: Ending::Torn,
+        core: None,
+    };
+    store.begin(new).unwrap()
 }
 
 /// Ticks are milliseconds, chunks have 100 bytes, segments 2 s, parts 200 ms.

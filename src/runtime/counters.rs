@@ -50,6 +50,13 @@ counters! {
     LiveSegmentsFollowed, "live_segments_followed", "Answers that followed a segment in progress";
     HeldRequests, "held_requests", "Requests that were held until there was news of a presentation";
     HoldsRefused, "holds_refused", "Requests for presentations that got 503: held too long, or the server was stopping";
+    WebsocketAppenders, "websocket_appenders", "Appenders that came through a WebSocket";
+    WebsocketPublishers, "websocket_publishers", "Publishers of channels that were let in";
+    WebsocketReaders, "websocket_readers", "Followers and receivers through a WebSocket";
+    WebsocketMessagesIn, "websocket_messages_in", "Messages that appenders and publishers sent";
+    WebsocketMessagesOut, "websocket_messages_out", "Messages sent to followers and receivers";
+    Heartbeats, "heartbeats", "Pings and heartbeats sent to WebSocket peers";
+    ReceiversLagged, "receivers_lagged", "Times that a receiver of a channel lost chunks because it was too slow";
     CmcdLinesDropped, "cmcd_lines_dropped", "CMCD reports not logged because of limits.cmcd_lines_per_s_max";
     DiskStalls, "disk_stalls", "Calls to the disk that took longer than 20 ms";
     StorageErrors, "storage_errors", "Failures of the disk or file system";

@@ -39,6 +39,8 @@ struct Slot {
     deadline_s: Option<u64>,
     /// Said before the socket is shut, if nothing of an answer was sent yet.
     farewell: Option<&'static [u8]>,
+    /// Said before the socket is shut because the server stops.
+    parting: Option<&'static [u8]>,
 }
 
 pub struct Deadlines {
@@ -70,14 +72,18 @@ impl Deadlines {
     }
 
     pub fn enter(self: &Rc<Self>, socket: Rc<Socket>) -> Deadline {
-        let slot = Slot { socket, phase: Phase::New, deadline_s: None, farewell: None };
+        let slot =
+            Slot { socket, phase: Phase::New, deadline_s: None, farewell: None, parting: None };
         let key = self.slots.borrow_mut().insert(slot);
         Deadline { table: self.clone(), key }
     }
 
-    /// Shut all connections in these phases.
+    /// Shut all connections in these phases, with their parting words.
     pub fn shut_all(&self, wanted: impl Fn(Phase) -> bool) {
         for (_, slot) in self.slots.borrow().iter().filter(|(_, slot)| wanted(slot.phase)) {
+            if let Some(parting) = slot.parting {
+                let _ = slot.socket.try_send(parting);
+            }
             slot.socket.shut();
         }
     }
@@ -163,6 +169,11 @@ impl Deadline {
 
     pub fn phase(&self, phase: Phase) {
         self.table.slots.borrow_mut()[self.key].phase = phase;
+    }
+
+    /// What to say before the socket is shut because the server stops.
+    pub fn parting(&self, parting: Option<&'static [u8]>) {
+        self.table.slots.borrow_mut()[self.key].parting = parting;
     }
 
     /// What to say before the socket is shut at the deadline.

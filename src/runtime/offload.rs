@@ -32,7 +32,8 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// The threads. A job waits in the queue until one is free; each connection has at most one.
 pub struct Offload {
-    jobs: Mutex<mpsc::Sender<Job>>,
+    /// None after the end.
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
     is_under_pressure: AtomicBool,
 }
 
@@ -53,7 +54,13 @@ impl Offload {
                 }
             })?;
         }
-        Ok(Arc::new(Offload { jobs: Mutex::new(jobs), is_under_pressure: AtomicBool::new(false) }))
+        let jobs = Mutex::new(Some(jobs));
+        Ok(Arc::new(Offload { jobs, is_under_pressure: AtomicBool::new(false) }))
+    }
+
+    /// End the threads once their queue is empty. For after the end: nobody may run a job any more.
+    pub fn end(&self) {
+        drop(self.jobs.lock().take());
     }
 
     /// Look at the kernel's measure of I/O pressure, if it has one. Called about once a second.
@@ -77,8 +84,8 @@ impl Offload {
                 waiter.wake();
             }
         });
-        let sent = self.jobs.lock().send(job);
-        sent.expect("the threads live as long as the process");
+        let sent = self.jobs.lock().as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
+        assert!(sent, "the threads live as long as the cores");
         std::future::poll_fn(|context| {
             let mut outcome = outcome.lock();
             if let Some(value) = outcome.value.take() {

@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
@@ -169,6 +169,13 @@ impl Socket {
                 Peeked::Bytes => std::future::pending().await,
             }
         }
+    }
+
+    /// The peer's address; an IPv4 address that came through an IPv6 socket is one of IPv4.
+    pub fn peer_ip(&self) -> io::Result<IpAddr> {
+        let address = rustix::net::getpeername(self.fd())?.ok_or(Errno::NOTCONN)?;
+        let address = SocketAddr::try_from(address)?;
+        Ok(address.ip().to_canonical())
     }
 
     /// No more bytes to the peer; it sees an orderly end.

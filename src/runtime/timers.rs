@@ -1,9 +1,11 @@
 //! Waiting for time to pass on a core.
 
 use std::future::Future;
-use std::pin::pin;
-use std::task::Poll;
-use std::time::Duration;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::clock;
 
 pub async fn sleep(duration: Duration) {
     monoio::time::sleep(duration).await;
@@ -21,4 +23,66 @@ pub async fn within<F: Future>(duration: Duration, future: F) -> Option<F::Outpu
         timer.as_mut().poll(context).map(|()| None)
     })
     .await
+}
+
+/// What a connection's pulse wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beat {
+    /// It is time to say something.
+    Speak,
+    /// The peer has said nothing for too long.
+    Silent,
+}
+
+/// When to say something to a peer that is only waited for, and when it has been silent for too long.
+pub struct Pulse {
+    sleep: Pin<Box<monoio::time::Sleep>>,
+    period: Duration,
+    silence_max: Option<Duration>,
+    speak_at: Instant,
+    heard_at: Instant,
+}
+
+impl Pulse {
+    pub fn new(period_s: u64, silence_s_max: Option<u64>) -> Pulse {
+        let (period, now) = (Duration::from_secs(period_s), clock::now());
+        let mut pulse = Pulse {
+            sleep: Box::pin(monoio::time::sleep(period)),
+            period,
+            silence_max: silence_s_max.map(Duration::from_secs),
+            speak_at: now + period,
+            heard_at: now,
+        };
+        pulse.sleep_on();
+        pulse
+    }
+
+    pub fn heard(&mut self) {
+        // The alarm may ring too early now: then it is set again.
+        self.heard_at = clock::now();
+    }
+
+    fn sleep_on(&mut self) {
+        let silent_at = self.silence_max.map(|max| self.heard_at + max);
+        let next = silent_at.map_or(self.speak_at, |at| at.min(self.speak_at));
+        self.sleep.as_mut().reset(next.into());
+    }
+
+    pub fn poll_beat(&mut self, context: &mut Context<'_>) -> Poll<Beat> {
+        loop {
+            std::task::ready!(self.sleep.as_mut().poll(context));
+            let now = clock::now();
+            if self.silence_max.is_some_and(|max| now >= self.heard_at + max) {
+                return Poll::Ready(Beat::Silent);
+            }
+            let is_due = now >= self.speak_at;
+            if is_due {
+                self.speak_at = now + self.period;
+            }
+            self.sleep_on();
+            if is_due {
+                return Poll::Ready(Beat::Speak);
+            }
+        }
+    }
 }

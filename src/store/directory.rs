@@ -6,6 +6,7 @@
 //! | Open → Sealed | `commit` | renamed to its name: the commit point |
 //! | Open → Aborted | `end_without_seal` | deleted, and with it the version it had hidden |
 //! | Sealed → gone | `remove`, `retire` | unlinked; readers in flight keep the bytes |
+//! | Sealed → Open | `resume` in `reopening` | stays under its name, and its record says so |
 //!
 //! Lookups take a shard's read lock for the length of a hash probe. Moves that wait for the file
 //! system are ordered by the shard's commit lock and hold the table's write lock only to change it.
@@ -25,7 +26,7 @@ use super::Millis;
 use super::error::{BeginError, RemoveError, StorageError, WriteError};
 use super::extent::{Extent, HandleSets, Place};
 use super::format::{self, Layout, Record};
-use super::object::{Life, Object, ObjectInfo, Seal};
+use super::object::{Ending, Life, Object, ObjectInfo, Seal};
 use super::retention::{Retention, RetentionRule, Swept};
 use super::wake_list::{CoreList, Signal, WakeList};
 use super::writer::Writer;
@@ -76,6 +77,7 @@ pub struct NewObject<'a> {
     pub info: ObjectInfo,
     pub visibility: Visibility,
     pub rule: WriteRule,
+    pub ending: Ending,
     /// The core of the caller, `None` on a thread that is no core.
     pub core: Option<usize>,
 }
@@ -90,17 +92,18 @@ pub struct Committed {
 }
 
 #[derive(Default)]
-struct Entry {
+pub(super) struct Entry {
     /// What a lookup finds.
-    visible: Option<Arc<Object>>,
+    pub(super) visible: Option<Arc<Object>>,
     /// A manifest's next version while it is written.
     pending: Option<Arc<Object>>,
-    /// The sealed version that an open media object hides; its file still has the name.
+    /// What an open media object hides, while its file still has the name: a sealed version, or one
+    /// that was continued and then taken over.
     hidden: Option<Arc<Object>>,
 }
 
 impl Entry {
-    fn open_object(&self) -> Option<&Arc<Object>> {
+    pub(super) fn open_object(&self) -> Option<&Arc<Object>> {
         self.pending.as_ref().or(self.visible.as_ref().filter(|object| object.is_open()))
     }
 
@@ -110,9 +113,9 @@ impl Entry {
 }
 
 #[derive(Default)]
-struct Shard {
-    entries: RwLock<HashMap<Box<str>, Entry, foldhash::fast::RandomState>>,
-    commit: Mutex<()>,
+pub(super) struct Shard {
+    pub(super) entries: RwLock<HashMap<Box<str>, Entry, foldhash::fast::RandomState>>,
+    pub(super) commit: Mutex<()>,
 }
 
 /// Counts for the metrics page.
@@ -132,16 +135,17 @@ pub struct Store {
     shards: Box<[Shard]>,
     hasher: foldhash::fast::RandomState,
     next_id: AtomicU64,
-    objects: AtomicUsize,
-    open_objects: AtomicUsize,
+    pub(super) objects: AtomicUsize,
+    pub(super) open_objects: AtomicUsize,
     /// Bytes of open and sealed objects together.
-    used_bytes: AtomicU64,
-    retention: Mutex<Retention>,
-    bodies: BodyCache,
+    pub(super) used_bytes: AtomicU64,
+    pub(super) retention: Mutex<Retention>,
+    pub(super) bodies: BodyCache,
+    indexes: SealedIndexes,
     watched: Mutex<HashMap<Box<str>, Arc<WakeList>>>,
     watched_count: AtomicUsize,
     /// Held open: the lock that keeps a second server out of the data directory.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 impl Store {
@@ -163,9 +167,10 @@ impl Store {
             used_bytes: AtomicU64::new(0),
             retention: Mutex::new(retention),
             bodies: BodyCache::new(options.body_cache_bytes_max),
+            indexes: SealedIndexes::default(),
             watched: Mutex::default(),
             watched_count: AtomicUsize::new(0),
-            _lock: lock,
+            lock,
             options,
         }))
     }
@@ -173,6 +178,13 @@ impl Store {
     /// True in RAM-only mode: bytes are always in memory and have no file once they are sealed.
     pub fn is_memory_only(&self) -> bool {
         self.layout.is_none()
+    }
+
+    /// Let another server have the data directory. For after the end: this one must not touch it
+    /// any more, whoever still holds it.
+    pub fn release(&self) {
+        // A file that cannot be unlocked stays locked: nobody is let in who should not be.
+        let _ = self.lock.as_ref().map(File::unlock);
     }
 
     pub fn gauges(&self) -> Gauges {
@@ -185,7 +197,7 @@ impl Store {
         }
     }
 
-    fn shard(&self, name: &str) -> &Shard {
+    pub(super) fn shard(&self, name: &str) -> &Shard {
         use std::hash::BuildHasher;
         let hash = self.hasher.hash_one(name);
         &self.shards[(hash >> 32) as usize % SHARDS]
@@ -205,11 +217,21 @@ impl Store {
         if !format::is_object_name(name) {
             return None;
         }
-        let path = layout.object(name);
-        path.symlink_metadata().ok()?;
+        layout.object(name).symlink_metadata().ok()?;
         // A file without an entry may be one that is being deleted: wait for who does that.
         let _order = self.shard(name).commit.lock();
-        let object = super::recovery::adopt_file(layout, name, &path)?;
+        self.adopt(name)
+    }
+
+    /// The plain file of this name as an object. The commit lock is held.
+    pub(super) fn adopt(&self, name: &str) -> Option<Arc<Object>> {
+        if let Some(entry) = self.shard(name).entries.read().get(name) {
+            // The file belongs to what is in the table.
+            return entry.visible.clone();
+        }
+        let layout = self.layout.as_ref()?;
+        let now_ms = (self.options.clock)();
+        let object = super::recovery::adopt_file(layout, name, now_ms)?;
         self.insert_sealed(object)
     }
 
@@ -229,17 +251,27 @@ impl Store {
         Some(object)
     }
 
-    /// Start an object. Its writer appends; dropping the writer aborts it.
+    /// Start an object. Its writer appends; what dropping the writer does is its `ending`.
     pub fn begin(self: &Arc<Self>, new: NewObject<'_>) -> Result<Writer, BeginError> {
         assert!(format::is_object_name(new.name), "doors normalise names");
-        let is_full = self.objects.load(Ordering::Relaxed) >= self.options.objects_max;
-        if is_full && self.lookup(new.name).is_none() {
-            return Err(BeginError::TooManyObjects);
-        }
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let object = Arc::new(Object::open(new.name, id, new.info, self.options.extent_bytes));
         let shard = self.shard(new.name);
         let order = shard.commit.lock();
+        let (name, core) = (new.name, new.core);
+        let writer = self.begin_ordered(shard, new)?;
+        drop(order);
+        self.tell_watchers(name, core);
+        Ok(writer)
+    }
+
+    /// As `begin`, while the commit lock is held.
+    pub(super) fn begin_ordered(
+        self: &Arc<Self>,
+        shard: &Shard,
+        new: NewObject<'_>,
+    ) -> Result<Writer, BeginError> {
+        if self.is_full() && self.lookup(new.name).is_none() {
+            return Err(BeginError::TooManyObjects);
+        }
         if new.rule == WriteRule::Refuse
             && shard.entries.read().get(new.name).is_some_and(|e| e.open_object().is_some())
         {
@@ -248,19 +280,33 @@ impl Store {
         if let Some(layout) = &self.layout {
             claim_path(layout, new.name)?;
         }
-        let first = self.add_extent(&object, 0)?;
-        if self.layout.is_some() {
-            let written = self.open_record(&object).write_to(&first);
-            if let Err(error) = written {
-                self.doom_extents(&object);
-                return Err(StorageError::from(error).into());
-            }
-        }
+        let mut object = Object::open(new.name, self.new_id(), new.info, self.options.extent_bytes);
+        object.ending = new.ending;
+        let object = Arc::new(object);
+        let first = self.first_extent(&object)?;
         self.enter_open(shard, &object, new.visibility, new.core);
-        drop(order);
-        self.tell_watchers(new.name, new.core);
         let window_bytes = self.retention.lock().window_bytes(new.name);
         Ok(Writer::new(self.clone(), object, new.core, first, window_bytes))
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.objects.load(Ordering::Relaxed) >= self.options.objects_max
+    }
+
+    pub(super) fn new_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The first extent of a new object, with its record.
+    pub(super) fn first_extent(&self, object: &Arc<Object>) -> Result<Arc<File>, StorageError> {
+        let first = self.add_extent(object, 0)?;
+        if self.layout.is_some()
+            && let Err(error) = self.open_record(object).write_to(&first)
+        {
+            self.doom_extents(object);
+            return Err(error.into());
+        }
+        Ok(first)
     }
 
     /// Put a new open object into the table; the one that was open before is taken over.
@@ -277,8 +323,7 @@ impl Store {
         if let Some(previous) = &overtaken {
             previous.abort(Life::TakenOver, core, &*self.options.signal);
         }
-        self.objects.fetch_add(1, Ordering::Relaxed);
-        self.open_objects.fetch_add(1, Ordering::Relaxed);
+        self.count_open();
         match visibility {
             Visibility::WhenSealed => {
                 // An open version was just taken over; what it hid is the present one again.
@@ -295,6 +340,11 @@ impl Store {
                 }
             }
         }
+        // The file of a continued one has the name until the new object is sealed or given up.
+        let stays = overtaken.as_ref().filter(|previous| previous.is_placed());
+        if let Some(previous) = stays {
+            entry.hidden = Some(previous.clone());
+        }
         drop(entries);
         // Outside the table's lock: dooming may delete files.
         if let Some(previous) = overtaken {
@@ -302,10 +352,22 @@ impl Store {
         }
     }
 
+    pub(super) fn count_open(&self) {
+        self.objects.fetch_add(1, Ordering::Relaxed);
+        self.open_objects.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An open object has ended without a seal.
+    pub(super) fn count_out_open(&self, object: &Object) {
+        self.objects.fetch_sub(1, Ordering::Relaxed);
+        self.open_objects.fetch_sub(1, Ordering::Relaxed);
+        self.used_bytes.fetch_sub(object.kept_bytes(), Ordering::Relaxed);
+    }
+
     /// A new extent of an open object, entered behind its last.
     pub(super) fn add_extent(
         &self,
-        object: &Arc<Object>,
+        object: &Object,
         start: u64,
     ) -> Result<Arc<File>, StorageError> {
         let index = start / object.extent_bytes;
@@ -327,10 +389,13 @@ impl Store {
     pub(super) fn open_record(&self, object: &Object) -> Record {
         Record {
             id: object.id,
-            name: object.name.to_string(),
+            // Recovery keeps nothing that has no name.
+            name: if object.is_unnamed { String::new() } else { object.name.to_string() },
             info: object.info.clone(),
             extent_bytes: object.extent_bytes,
+            ending: object.ending,
             sealed: None,
+            bases: Vec::new(),
         }
     }
 
@@ -379,6 +444,7 @@ impl Store {
         }
         let folders = self.place_sealed(object)?;
         let trimmed = object.head() > 0;
+        object.set_placed(false);
         object.set_sealed(seal);
         {
             let mut entries = shard.entries.write();
@@ -389,6 +455,7 @@ impl Store {
         }
         object.wake_list.wake(core, &*self.options.signal);
         self.open_objects.fetch_sub(1, Ordering::Relaxed);
+        self.indexes.keep(object);
         if !trimmed {
             self.retention.lock().add(object);
         }
@@ -410,10 +477,18 @@ impl Store {
         let extents: Vec<_> = object.extents.read().list.iter().cloned().collect();
         let Some(layout) = &self.layout else {
             for extent in &extents {
-                extent.keep_only_mapping(&self.handle_sets)?;
+                match extent.keep_only_mapping(&self.handle_sets) {
+                    // It can be read from its files as well.
+                    Err(_) if object.ending == Ending::Sealed => {}
+                    kept => kept?,
+                }
             }
             return Ok(Vec::new());
         };
+        if object.is_placed() {
+            let further = extents.len() > 1;
+            return Ok(further.then(|| layout.extents_folder()).into_iter().collect());
+        }
         let Some(first) = extents.first().filter(|first| first.start == 0) else {
             return Ok(Vec::new());
         };
@@ -446,13 +521,14 @@ impl Store {
     /// The writer went away without sealing: abort the object. Its readers are cut; afterwards it is
     /// gone, or with `keep_aborted` what had arrived is a sealed object (a manifest never).
     pub(super) fn end_without_seal(&self, writer: &mut Writer) {
+        writer.give_up_hidden();
         let object = writer.object().clone();
         object.abort(Life::Aborted, writer.core(), &*self.options.signal);
         let shard = self.shard(&object.name);
         let order = shard.commit.lock();
         let (was_visible, hidden) = leave_table(shard, &object);
         hidden.iter().for_each(|hidden| self.pin_for_readers(hidden));
-        let kept = if was_visible { self.keep_torn(&object, writer.digest_of_all()) } else { None };
+        let kept = if was_visible { self.keep_torn(&object, writer.digest()) } else { None };
         match (&kept, hidden) {
             // The rename has taken the hidden version's place.
             (Some(_), Some(hidden)) => self.retire(&hidden),
@@ -465,17 +541,30 @@ impl Store {
         if kept.is_none() {
             self.doom_extents(&object);
         }
-        self.objects.fetch_sub(1, Ordering::Relaxed);
-        self.open_objects.fetch_sub(1, Ordering::Relaxed);
-        self.used_bytes.fetch_sub(object.kept_bytes(), Ordering::Relaxed);
+        self.count_out_open(&object);
         if let Some(kept) = kept {
             self.insert_sealed(kept);
         }
         drop(order);
     }
 
+    /// The object cannot be sealed now, and its bytes must not be lost: its files stay for the next
+    /// start, and a version that it hid is what it was.
+    pub(super) fn leave_for_recovery(&self, object: &Arc<Object>, core: Option<usize>) {
+        object.abort(Life::Aborted, core, &*self.options.signal);
+        let shard = self.shard(&object.name);
+        let order = shard.commit.lock();
+        let (_, hidden) = leave_table(shard, object);
+        if let Some(hidden) = hidden.filter(|hidden| hidden.seal().is_some()) {
+            let mut entries = shard.entries.write();
+            entries.entry(object.name.clone()).or_default().visible = Some(hidden);
+        }
+        self.count_out_open(object);
+        drop(order);
+    }
+
     /// Make what arrived of an aborted object a sealed one, if that is wanted and can be done.
-    fn keep_torn(&self, object: &Arc<Object>, digest: Option<u64>) -> Option<Object> {
+    fn keep_torn(&self, object: &Arc<Object>, digest: u64) -> Option<Object> {
         let layout = self.layout.as_ref().filter(|_| self.options.keep_aborted)?;
         if object.life() != Life::Aborted || object.head() > 0 || object.tail() == 0 {
             return None;
@@ -515,8 +604,32 @@ impl Store {
             self.unlink(&hidden);
             self.retire(&hidden);
         }
+        if object.is_placed() {
+            self.take_name_away(object);
+        }
         self.doom_extents(object);
         Ok(())
+    }
+
+    /// A continued object loses its file's name; readers keep the bytes. The commit lock is held.
+    fn take_name_away(&self, object: &Arc<Object>) {
+        self.pin_for_readers(object);
+        self.unlink(object);
+        object.set_placed(false);
+    }
+
+    /// Drop what lies before `keep_from`, extent by extent.
+    pub(super) fn trim(&self, object: &Arc<Object>, keep_from: u64) {
+        if object.is_placed() && object.can_trim(keep_from) {
+            let shard = self.shard(&object.name);
+            let _order = shard.commit.lock();
+            if !object.is_open() {
+                // Taken over: what becomes of its files is decided elsewhere.
+                return;
+            }
+            self.take_name_away(object);
+        }
+        self.account_gone(object.trim(keep_from));
     }
 
     /// Remove this sealed version if it is still what its name leads to.
@@ -547,26 +660,44 @@ impl Store {
     }
 
     /// Before the name leads elsewhere: readers that hold the object must still reach its bytes.
-    fn pin_for_readers(&self, object: &Arc<Object>) {
+    pub(super) fn pin_for_readers(&self, object: &Arc<Object>) {
         if let Some(first) = object.extents.read().list.front().filter(|first| first.start == 0) {
             first.pin(&self.handle_sets);
         }
     }
 
-    /// A sealed object left the table: forget it everywhere.
+    /// What had the name left the table: forget it everywhere.
     fn retire(&self, object: &Arc<Object>) {
-        self.retention.lock().remove(object);
-        self.bodies.forget(object);
         // Extent 0 has lost its name by rename or unlink; the others go with their last reader.
         for extent in object.extents.read().list.iter().filter(|extent| extent.start > 0) {
             extent.doom();
         }
+        if object.seal().is_none() {
+            // Continued and then taken over: its writer counts it out.
+            return;
+        }
+        self.retention.lock().remove(object);
+        self.bodies.forget(object);
         self.objects.fetch_sub(1, Ordering::Relaxed);
         self.used_bytes.fetch_sub(object.kept_bytes(), Ordering::Relaxed);
     }
 
-    fn doom_extents(&self, object: &Arc<Object>) {
-        object.extents.read().list.iter().for_each(|extent| extent.doom());
+    /// Delete the files of an object without a seal when its last reader has gone; not those of a
+    /// continued one that still has its name.
+    pub(super) fn doom_extents(&self, object: &Object) {
+        if object.is_placed() {
+            return;
+        }
+        for extent in &object.extents.read().list {
+            extent.doom();
+            if extent.start == 0
+                && self.layout.is_some()
+                && let Ok(file) = extent.file(&self.handle_sets, 0)
+            {
+                // Should the server die before its last reader: recovery keeps nothing without a record.
+                let _ = format::remove_record(&file);
+            }
+        }
     }
 
     /// Delete the file that has the object's name, and folders that became empty.
@@ -628,7 +759,7 @@ impl Store {
         })
     }
 
-    fn tell_watchers(&self, name: &str, core: Option<usize>) {
+    pub(super) fn tell_watchers(&self, name: &str, core: Option<usize>) {
         std::sync::atomic::fence(Ordering::SeqCst);
         if self.watched_count.load(Ordering::SeqCst) == 0 {
             return;
@@ -654,6 +785,9 @@ fn leave_table(shard: &Shard, object: &Arc<Object>) -> (bool, Option<Arc<Object>
     }
     if is_it(&entry.pending) {
         entry.pending = None;
+        if entry.visible.is_none() {
+            hidden = entry.hidden.take();
+        }
     }
     if entry.is_empty() {
         entries.remove(&object.name);
@@ -744,8 +878,41 @@ fn memory_file() -> io::Result<File> {
     Ok(File::from(rustix::fs::memfd_create("headwater", rustix::fs::MemfdFlags::CLOEXEC)?))
 }
 
+/// Messages whose ends are remembered for readers of sealed objects, all together.
+const SEALED_MESSAGES_MAX: usize = 1 << 20;
+/// An object counts as so many messages more.
+const SEALED_INDEX_MESSAGES: usize = 64;
+
+/// Message indexes of sealed objects, bounded; the one kept longest goes first.
+#[derive(Default)]
+struct SealedIndexes {
+    kept: Mutex<(usize, VecDeque<(Weak<Object>, usize)>)>,
+}
+
+impl SealedIndexes {
+    fn keep(&self, object: &Arc<Object>) {
+        let count = object.messages.settle();
+        if count == 0 {
+            return;
+        }
+        let count = count + SEALED_INDEX_MESSAGES;
+        let mut kept = self.kept.lock();
+        let (total, queue) = &mut *kept;
+        *total += count;
+        queue.push_back((Arc::downgrade(object), count));
+        while *total > SEALED_MESSAGES_MAX
+            && let Some((oldest, count)) = queue.pop_front()
+        {
+            *total -= count;
+            if let Some(oldest) = oldest.upgrade() {
+                oldest.messages.forget_all();
+            }
+        }
+    }
+}
+
 /// Bodies of small sealed objects, bounded in bytes; the one kept longest goes first.
-struct BodyCache {
+pub(super) struct BodyCache {
     bytes_max: u64,
     bytes: AtomicU64,
     queue: Mutex<VecDeque<Weak<Object>>>,
@@ -777,7 +944,7 @@ impl BodyCache {
         }
     }
 
-    fn forget(&self, object: &Object) {
+    pub(super) fn forget(&self, object: &Object) {
         let len = object.body.write().take().map_or(0, |body| body.len() as u64);
         self.bytes.fetch_sub(len, Ordering::Relaxed);
     }
@@ -797,6 +964,7 @@ mod tests {
                 info: ObjectInfo::default(),
                 visibility: Visibility::AtOnce,
                 rule: WriteRule::TakeOver,
+                ending: Ending::Torn,
                 core: None,
             })
             .unwrap();

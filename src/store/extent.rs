@@ -100,6 +100,18 @@ impl Extent {
         Ok(file)
     }
 
+    /// The file to write to: what readers had opened again may not be.
+    pub(super) fn file_to_write(&self) -> Result<Arc<File>, StorageError> {
+        let state = self.state.lock();
+        match (&state.place, &state.file) {
+            (Place::Path(path), _) => {
+                Ok(Arc::new(File::options().read(true).write(true).open(path)?))
+            }
+            (Place::Memory, Some(file)) => Ok(file.clone()),
+            (Place::Memory, None) | (Place::Lost, _) => Err(StorageError::Changed),
+        }
+    }
+
     pub(super) fn mapping(
         self: &Arc<Self>,
         sets: &HandleSets,

@@ -15,10 +15,11 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{XattrFlags, fsetxattr, lgetxattr};
+use rustix::fs::{XattrFlags, fremovexattr, fsetxattr, lgetxattr};
 
 use super::Millis;
-use super::object::ObjectInfo;
+use super::digest::{Base, Fingerprint};
+use super::object::{Ending, ObjectInfo};
 
 /// A longer path component is refused: no Linux file system takes it.
 pub const NAME_PART_BYTES_MAX: usize = 255;
@@ -31,6 +32,8 @@ pub const RECORD_BYTES_MAX: usize = 3500;
 pub(super) const OWN_FOLDER: &str = ".headwater";
 const RECORD_ATTRIBUTE: &str = "user.headwater";
 const RECORD_VERSION: &str = "headwater 1";
+/// Of an object that was continued more often, the newest places are kept.
+const BASES_MAX: usize = 16;
 
 /// What the store knows about an object that its bytes do not say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +43,13 @@ pub struct Record {
     pub info: ObjectInfo,
     /// Bytes a full extent holds; the object's extents are cut at its multiples.
     pub extent_bytes: u64,
+    /// What recovery makes of it if it was open.
+    pub ending: Ending,
     /// Present once the object is sealed.
     pub sealed: Option<SealRecord>,
+    /// Where the object was continued, ascending. A last one that is not below the sealed length
+    /// says that it is open again, or was when the server died.
+    pub bases: Vec<Base>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +69,9 @@ impl Record {
             "{RECORD_VERSION}\nid {:016x}\nname {}\nextent {}\ncreated {}\n",
             self.id, self.name, self.extent_bytes, self.info.created_ms
         );
+        if self.ending == Ending::Sealed {
+            text += "ending sealed\n";
+        }
         if let Some(seal) = &self.sealed {
             text += &format!(
                 "sealed {}\nlength {}\ndigest {:016x}\n",
@@ -69,6 +80,12 @@ impl Record {
             if seal.torn {
                 text += "torn 1\n";
             }
+        }
+        for base in &self.bases {
+            text += &match base.fingerprint {
+                Fingerprint::Digest(digest) => format!("base {} {digest:016x}\n", base.length),
+                Fingerprint::Modified(ns) => format!("base {} m{ns:016x}\n", base.length),
+            };
         }
         if let Some(expires_ms) = self.info.expires_ms {
             text += &format!("expires {expires_ms}\n");
@@ -93,6 +110,25 @@ impl Record {
         fields.into_record()
     }
 
+    /// Where the object goes on behind its seal, if it is open again.
+    pub(super) fn open_base(&self) -> Option<Base> {
+        let last = self.bases.last().copied()?;
+        let is_open = self.sealed.as_ref().is_none_or(|seal| seal.length <= last.length);
+        is_open.then_some(last)
+    }
+
+    /// The record of the object while it is continued at `base`.
+    pub(super) fn continued_at(mut self, base: Base) -> Record {
+        debug_assert!(self.bases.last().is_none_or(|last| last.length < base.length));
+        self.bases.push(base);
+        while self.bases.len() > BASES_MAX
+            || (self.bases.len() > 1 && self.encode().len() > RECORD_BYTES_MAX)
+        {
+            self.bases.remove(0);
+        }
+        self
+    }
+
     pub(super) fn write_to(&self, file: &File) -> io::Result<()> {
         let text = self.encode();
         fsetxattr(file, RECORD_ATTRIBUTE, text.as_bytes(), XattrFlags::empty())?;
@@ -105,6 +141,11 @@ impl Record {
         let len = lgetxattr(path, RECORD_ATTRIBUTE, &mut buffer[..]).ok()?;
         Record::decode(std::str::from_utf8(buffer.get(..len)?).ok()?)
     }
+}
+
+/// Make it a plain file.
+pub(super) fn remove_record(file: &File) -> io::Result<()> {
+    Ok(fremovexattr(file, RECORD_ATTRIBUTE)?)
 }
 
 /// Fails where records cannot be written.
@@ -122,6 +163,8 @@ struct Fields {
     digest: Option<u64>,
     sealed_ms: Option<Millis>,
     torn: bool,
+    ending: Ending,
+    bases: Vec<Base>,
     info: ObjectInfo,
 }
 
@@ -136,6 +179,8 @@ impl Fields {
             "length" => self.length = Some(value.parse().ok()?),
             "digest" => self.digest = Some(u64::from_str_radix(value, 16).ok()?),
             "torn" => self.torn = true,
+            "ending" if value == "sealed" => self.ending = Ending::Sealed,
+            "base" => self.bases.push(parse_base(value)?),
             "expires" => self.info.expires_ms = Some(value.parse().ok()?),
             "header" => {
                 let (name, value) = value.split_once(": ")?;
@@ -159,9 +204,21 @@ impl Fields {
             name: self.name?,
             info: self.info,
             extent_bytes: self.extent_bytes?,
+            ending: self.ending,
             sealed,
+            bases: self.bases,
         })
     }
+}
+
+fn parse_base(value: &str) -> Option<Base> {
+    let (length, fingerprint) = value.split_once(' ')?;
+    let number = |digits| u64::from_str_radix(digits, 16).ok();
+    let fingerprint = match fingerprint.strip_prefix('m') {
+        Some(ns) => Fingerprint::Modified(number(ns)?),
+        None => Fingerprint::Digest(number(fingerprint)?),
+    };
+    Some(Base { length: length.parse().ok()?, fingerprint })
 }
 
 /// Paths of the data directory.
@@ -269,12 +326,29 @@ mod tests {
                 expires_ms: Some(1_763_711_060_000),
             },
             extent_bytes: 64 << 20,
+            ending: Ending::Torn,
             sealed: Some(SealRecord {
                 length: 1234,
                 digest: 0xabcdef,
                 sealed_ms: 1_763_711_001_000,
                 torn: false,
             }),
+            bases: Vec::new(),
+        }
+    }
+
+    /// An appended object that was continued twice, once behind a plain file.
+    fn continued_example() -> Record {
+        let base = |length, fingerprint| Base { length, fingerprint };
+        Record {
+            name: "log/a.txt".into(),
+            info: ObjectInfo { created_ms: 1_763_711_000_000, ..ObjectInfo::default() },
+            ending: Ending::Sealed,
+            bases: vec![
+                base(500, Fingerprint::Modified(0x187a_1b8f_0000_0000)),
+                base(1000, Fingerprint::Digest(0x1234_5678)),
+            ],
+            ..example()
         }
     }
 
@@ -284,6 +358,35 @@ mod tests {
         assert_eq!(Record::decode(&record.encode()), Some(record.clone()));
         let open = Record { sealed: None, ..record };
         assert_eq!(Record::decode(&open.encode()), Some(open));
+        let continued = continued_example();
+        assert_eq!(Record::decode(&continued.encode()), Some(continued));
+    }
+
+    #[test]
+    fn a_base_at_the_seal_says_that_the_object_is_open() {
+        assert_eq!(example().open_base(), None);
+        assert_eq!(continued_example().open_base(), None);
+        let base = Base { length: 1234, fingerprint: Fingerprint::Digest(0xabcdef) };
+        let open = continued_example().continued_at(base);
+        assert_eq!(open.open_base(), Some(base));
+        assert_eq!(Record { sealed: None, ..open }.open_base(), Some(base));
+        assert_eq!(Record { sealed: None, ..example() }.open_base(), None);
+    }
+
+    /// Goal: a record fits its attribute however often its object is continued.
+    #[test]
+    fn the_newest_bases_are_kept() {
+        let long = |bytes: usize| vec![("X-Long".to_owned(), "x".repeat(bytes))];
+        for (header_bytes, kept_max) in [(10, BASES_MAX), (RECORD_BYTES_MAX - 300, 5)] {
+            let info = ObjectInfo { headers: long(header_bytes), ..ObjectInfo::default() };
+            let mut record = Record { info, ..example() };
+            for length in 2000..2100 {
+                record = record.continued_at(Base { length, fingerprint: Fingerprint::Digest(1) });
+            }
+            assert!(record.encode().len() <= RECORD_BYTES_MAX);
+            assert!((1..=kept_max).contains(&record.bases.len()));
+            assert_eq!(record.bases.last().map(|base| base.length), Some(2099));
+        }
     }
 
     #[test]
@@ -299,11 +402,10 @@ mod tests {
     #[test]
     fn format_document_shows_this_record() {
         let document = include_str!("../../docs/FORMAT.md");
-        assert!(
-            document.contains(&example().encode()),
-            "docs/FORMAT.md lacks:\n{}",
-            example().encode()
-        );
+        for record in [example(), continued_example()] {
+            let text = record.encode();
+            assert!(document.contains(&text), "docs/FORMAT.md lacks:\n{text}");
+        }
         for path in
             [".headwater/open/", ".headwater/extents/", ".headwater/damaged/", "user.headwater"]
         {

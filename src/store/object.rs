@@ -5,18 +5,22 @@
 //! | Open | seal | `Sealing::commit` |
 //! | Open | abort: writer lost, taken over, removed | `Object::abort` |
 //! | Sealed | replace, remove: it leaves the directory, its bytes live until the last reader goes | `Store::retire` |
+//! | Sealed | continue: it leaves the directory for a new open object with the same extents | `Store::resume` |
 //!
-//! `Aborted` is final; a sealed object never changes again.
+//! `Aborted` is final; a sealed object never changes again: one that is continued shares its bytes
+//! with the object that grows, and keeps its own end.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 use super::Millis;
+use super::digest::Fingerprint;
 use super::extent::Extent;
+use super::messages::{MessageEnd, MessageLook, Messages};
 use super::wake_list::{Signal, WakeList};
 
 /// What the uploader said about the object, as far as it is kept.
@@ -35,6 +39,16 @@ impl ObjectInfo {
         let found = self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
     }
+}
+
+/// What becomes of an object whose writer goes away without a word.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// It is aborted.
+    #[default]
+    Torn,
+    /// It is sealed as far as it came, also by recovery after a crash.
+    Sealed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,11 +85,17 @@ pub struct Seal {
     /// Time of the seal: Last-Modified.
     pub modified_ms: Millis,
     pub length: u64,
+    pub(super) fingerprint: Fingerprint,
 }
 
 impl Seal {
+    pub(super) fn of_content(length: u64, digest: u64, modified_ms: Millis) -> Seal {
+        let (etag, fingerprint) = (Seal::content_etag(length, digest), Fingerprint::Digest(digest));
+        Seal { etag, modified_ms, length, fingerprint }
+    }
+
     /// The tag is made of the content alone, so that two origins with the same bytes agree.
-    pub(super) fn content_etag(length: u64, digest: u64) -> String {
+    fn content_etag(length: u64, digest: u64) -> String {
         format!("\"{length:x}-{digest:016x}\"")
     }
 }
@@ -114,6 +134,12 @@ pub struct Object {
     pub info: ObjectInfo,
     /// Extents are cut at multiples of this.
     pub(super) extent_bytes: u64,
+    pub(super) ending: Ending,
+    /// In no table and under no name.
+    pub(super) is_unnamed: bool,
+    /// Extent 0 lies under the object's name already while the object is open: it was continued.
+    /// Changed under the commit lock.
+    is_placed: AtomicBool,
     life: AtomicU8,
     /// Offset of the first byte still kept; moves only on trimmed objects.
     head: AtomicU64,
@@ -123,6 +149,8 @@ pub struct Object {
     seal: OnceLock<Seal>,
     pub(super) wake_list: WakeList,
     marks: Mutex<Marks>,
+    pub(super) messages: Messages,
+    text_end: AtomicU64,
     /// Bytes that a door computes once per sealed object, such as its response head.
     pub memo: OnceLock<Bytes>,
     /// The whole body of a small sealed object while it is hot; the store's cache bounds it.
@@ -136,6 +164,9 @@ impl Object {
             id,
             info,
             extent_bytes,
+            ending: Ending::Torn,
+            is_unnamed: false,
+            is_placed: AtomicBool::new(false),
             life: AtomicU8::new(Life::Open as u8),
             head: AtomicU64::new(0),
             tail: AtomicU64::new(0),
@@ -143,6 +174,8 @@ impl Object {
             seal: OnceLock::new(),
             wake_list: WakeList::default(),
             marks: Mutex::default(),
+            messages: Messages::default(),
+            text_end: AtomicU64::new(0),
             memo: OnceLock::new(),
             body: RwLock::new(None),
         }
@@ -160,6 +193,21 @@ impl Object {
         object.tail.store(seal.length, Ordering::SeqCst);
         object.extents.write().list = extents;
         object.set_sealed(seal);
+        object
+    }
+
+    /// The sealed object `before` as it is opened again: the same bytes, to be continued.
+    pub(super) fn continued(
+        before: &Object,
+        id: u64,
+        extent_bytes: u64,
+        extents: VecDeque<Arc<Extent>>,
+    ) -> Object {
+        let mut object = Object::open(&before.name, id, before.info.clone(), extent_bytes);
+        object.ending = Ending::Sealed;
+        object.tail.store(before.tail(), Ordering::SeqCst);
+        object.set_text_end(before.text_end());
+        object.extents.write().list = extents;
         object
     }
 
@@ -183,6 +231,39 @@ impl Object {
 
     pub fn seal(&self) -> Option<&Seal> {
         self.seal.get()
+    }
+
+    /// What there is of message `number`.
+    pub fn message(&self, number: u64) -> MessageLook {
+        self.messages.look(number)
+    }
+
+    /// Number of the first message that is kept, and of the one that comes next.
+    pub fn messages(&self) -> (u64, u64) {
+        self.messages.numbers()
+    }
+
+    /// Number of the message that comes next, and where the one before it ended; `None` while nothing
+    /// is known of messages.
+    pub fn message_edge(&self) -> Option<(u64, MessageEnd)> {
+        self.messages.edge()
+    }
+
+    /// Bytes below are UTF-8 and end with a whole character, as far as their writers said.
+    pub fn text_end(&self) -> u64 {
+        self.text_end.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn set_text_end(&self, offset: u64) {
+        self.text_end.store(offset, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_placed(&self) -> bool {
+        self.is_placed.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn set_placed(&self, is_placed: bool) {
+        self.is_placed.store(is_placed, Ordering::SeqCst);
     }
 
     pub(super) fn set_tail(&self, tail: u64) {
@@ -252,13 +333,20 @@ impl Object {
         self.tail() - self.head()
     }
 
+    /// True if `trim` would drop an extent.
+    pub(super) fn can_trim(&self, keep_from: u64) -> bool {
+        keep_from >= self.head() + self.extent_bytes && self.extents.read().list.len() > 1
+    }
+
     /// Drop extents that end at or before `keep_from`; returns the bytes dropped. Readers inside one
-    /// keep it; others that are behind are lagged.
+    /// keep it; others that are behind are lagged. An extent 0 that has the object's name must have
+    /// lost it before.
     pub(super) fn trim(&self, keep_from: u64) -> u64 {
-        let head_before = self.head();
-        if keep_from < head_before + self.extent_bytes {
+        if !self.can_trim(keep_from) {
             return 0;
         }
+        debug_assert!(!self.is_placed());
+        let head_before = self.head();
         let mut extents = self.extents.write();
         while extents.list.len() > 1
             && let Some(first) = extents.list.front()
@@ -268,7 +356,22 @@ impl Object {
             first.doom();
             extents.list.pop_front();
         }
+        drop(extents);
+        self.messages.forget_before(self.head());
         self.head() - head_before
+    }
+
+    /// Give up the extents that lie wholly behind the tail; returns the last that is left.
+    pub(super) fn drop_behind_tail(&self) -> Option<Arc<Extent>> {
+        let mut extents = self.extents.write();
+        while extents.list.len() > 1
+            && let Some(last) = extents.list.back()
+            && last.start >= self.tail()
+        {
+            last.doom();
+            extents.list.pop_back();
+        }
+        extents.list.back().cloned()
     }
 
     /// The extent that holds `offset`, or would hold it next.

@@ -11,6 +11,7 @@ use super::directory::Store;
 use super::error::StorageError;
 use super::extent::{Extent, ReadAt};
 use super::mapping::Mapping;
+use super::messages::MessageLook;
 use super::object::{Life, Object};
 use super::wake_list::CoreList;
 
@@ -128,6 +129,19 @@ impl Reader {
         }
         self.wake_at_growth(context);
         if self.available() == Available::AtTail { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// Ready when message `number` is here or forgotten, or the object is no longer open.
+    pub fn poll_message(&mut self, number: u64, context: &mut Context<'_>) -> Poll<()> {
+        let is_news = |object: &Object| {
+            // The state before the index: an object that has ended now has all its messages.
+            !object.is_open() || object.message(number) != MessageLook::NotYet
+        };
+        if is_news(&self.object) {
+            return Poll::Ready(());
+        }
+        self.wake_at_growth(context);
+        if is_news(&self.object) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Wake at the next append, whatever is available now: for a reader that is stuck elsewhere and

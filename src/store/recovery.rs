@@ -2,23 +2,24 @@
 //!
 //! Every file outside the store's own folder is a sealed object: with a record if Headwater wrote
 //! it, plain otherwise. Files in the open folder are uploads that a dead process left: deleted, or
-//! sealed as torn (`on_abort = "keep"`). A sealed file that is shorter than its record says was torn
-//! by a power cut; it is moved to the damaged folder and never served.
+//! sealed as torn (`on_abort = "keep"`). What was appended to is sealed as far as its bytes go, in the
+//! open folder or under its name. A sealed file that is shorter than its record says was torn by a
+//! power cut; it is moved to the damaged folder and never served, unless it was continued and is all
+//! there up to a place where it was sealed before.
 
-use std::collections::{HashSet, VecDeque};
-use std::io::{self, Read};
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use xxhash_rust::xxh3::Xxh3;
-
 use super::Millis;
+use super::digest::{Base, Fingerprint, hasher_behind};
 use super::directory::Store;
 use super::extent::{Extent, Place};
 use super::format::{self, Layout, Record, SealRecord};
-use super::object::{Object, ObjectInfo, Seal};
+use super::object::{Ending, Object, ObjectInfo, Seal};
 
 /// What recovery did, for the log and the metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,7 +44,7 @@ impl Store {
             return Ok(found);
         };
         self.recover_open(layout, &mut found)?;
-        let mut ids = HashSet::new();
+        let mut owners = HashMap::new();
         let mut folders = vec![layout.root().to_owned()];
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(&folder)? {
@@ -52,11 +53,11 @@ impl Store {
                 if kind.is_dir() && entry.file_name() != format::OWN_FOLDER {
                     folders.push(entry.path());
                 } else if kind.is_file() {
-                    self.recover_file(layout, &entry.path(), &mut ids, &mut found);
+                    self.recover_file(layout, &entry.path(), &mut owners, &mut found);
                 }
             }
         }
-        recover_extents(layout, &ids, &mut found)?;
+        recover_extents(layout, &owners, &mut found)?;
         Ok(found)
     }
 
@@ -64,15 +65,15 @@ impl Store {
         &self,
         layout: &Layout,
         path: &Path,
-        ids: &mut HashSet<u64>,
+        owners: &mut HashMap<u64, u64>,
         found: &mut Recovered,
     ) {
         let Some(name) = name_of_path(layout, path) else {
             return;
         };
-        match sealed_object(layout, &name, path) {
+        match sealed_object(layout, &name, path, (self.options.clock)()) {
             Ok(Some(object)) => {
-                ids.insert(object.id);
+                owners.insert(object.id, object.extents.read().list.len() as u64);
                 found.objects += 1;
                 found.bytes += object.tail();
                 self.insert_sealed(object);
@@ -80,10 +81,7 @@ impl Store {
             Ok(None) => {}
             Err(Damaged) => {
                 found.damaged += 1;
-                let target = layout.damaged_folder().join(name.replace('/', "%2F"));
-                tracing::error!(object = %name, moved_to = %target.display(),
-                    "bytes of a sealed object are missing (power cut?): not served");
-                let _ = std::fs::rename(path, target);
+                set_aside(layout, path, &name, "its bytes are missing (power cut?)");
             }
         }
     }
@@ -92,50 +90,95 @@ impl Store {
         for entry in std::fs::read_dir(layout.open_folder())? {
             let path = entry?.path();
             let now_ms = (self.options.clock)();
-            if self.options.keep_aborted && keep_open_file(layout, &path, None, now_ms).is_some() {
-                found.kept += 1;
-                continue;
+            let record = Record::read_from(&path).filter(|r| format::is_object_name(&r.name));
+            let must_stay = |record: &Record| record.ending == Ending::Sealed;
+            let wanted = record.filter(|record| must_stay(record) || self.options.keep_aborted);
+            match wanted {
+                Some(record) if place_open_file(layout, &record, &path, None, now_ms).is_some() => {
+                    found.kept += 1;
+                }
+                Some(record) if must_stay(&record) => {
+                    set_aside(layout, &path, &record.name, "its name is taken, or cannot be had");
+                    found.damaged += 1;
+                }
+                _ => {
+                    std::fs::remove_file(&path)?;
+                    found.aborted += 1;
+                }
             }
-            std::fs::remove_file(&path)?;
-            found.aborted += 1;
         }
         Ok(())
     }
 }
 
-/// Seal what an interrupted upload left at `path` in the open folder, and give it its name. One that
-/// was complete but for its name is complete. `None` if nothing of it can be kept.
+/// Take a file out of service.
+fn set_aside(layout: &Layout, path: &Path, name: &str, reason: &str) {
+    let target = layout.damaged_folder().join(name.replace('/', "%2F"));
+    tracing::error!(object = %name, moved_to = %target.display(), "not served: {reason}");
+    let _ = std::fs::rename(path, target);
+}
+
+/// The sealed object that an aborted upload is made, whose file lies at `path` in the open folder.
 pub(super) fn keep_open_file(
     layout: &Layout,
     path: &Path,
-    digest: Option<u64>,
+    digest: u64,
     sealed_ms: Millis,
 ) -> Option<Object> {
-    let record = Record::read_from(path).filter(|record| format::is_object_name(&record.name))?;
+    let record = Record::read_from(path)?;
+    let target = place_open_file(layout, &record, path, Some(digest), sealed_ms)?;
+    sealed_object(layout, &record.name, &target, sealed_ms).ok().flatten()
+}
+
+/// Seal what an interrupted upload left at `path` in the open folder, and give it its name. One that
+/// was complete but for its name is complete. `None` if nothing of it can be kept.
+fn place_open_file(
+    layout: &Layout,
+    record: &Record,
+    path: &Path,
+    digest: Option<u64>,
+    sealed_ms: Millis,
+) -> Option<PathBuf> {
     let target = layout.object(&record.name);
-    if std::fs::symlink_metadata(&target).is_ok_and(|found| found.is_dir()) {
-        return None;
-    }
-    if record.sealed.is_none() {
-        let (digest, length) = measure_extents(layout, &record, path, digest).ok()?;
-        if length == 0 {
+    match std::fs::symlink_metadata(&target) {
+        // An empty folder is a left-over of objects that are gone.
+        Ok(found) if found.is_dir() => std::fs::remove_dir(&target).ok()?,
+        // The name was given to something newer.
+        Ok(found) if changed_at(&found) > changed_at(&path.symlink_metadata().ok()?) => {
             return None;
         }
-        let sealed = Some(SealRecord { length, digest, sealed_ms, torn: true });
-        let file = std::fs::File::options().write(true).open(path).ok()?;
-        Record { sealed, ..record.clone() }.write_to(&file).ok()?;
+        _ => {}
+    }
+    if record.sealed.is_none() {
+        let (digest, length) = measure(layout, record, path, None, digest).ok()?;
+        let torn = record.ending == Ending::Torn;
+        if length == 0 && torn {
+            return None;
+        }
+        let sealed = Some(SealRecord { length, digest, sealed_ms, torn });
+        write_record(&Record { sealed, ..record.clone() }, path).ok()?;
     }
     std::fs::create_dir_all(target.parent()?).ok()?;
     std::fs::rename(path, &target).ok()?;
-    sealed_object(layout, &record.name, &target).ok().flatten()
+    Some(target)
 }
 
-/// Delete extents whose object is not there.
-fn recover_extents(layout: &Layout, ids: &HashSet<u64>, found: &mut Recovered) -> io::Result<()> {
+fn write_record(record: &Record, path: &Path) -> io::Result<()> {
+    record.write_to(&std::fs::File::options().write(true).open(path)?)
+}
+
+/// Delete extents whose object is not there, or does not reach so far.
+fn recover_extents(
+    layout: &Layout,
+    owners: &HashMap<u64, u64>,
+    found: &mut Recovered,
+) -> io::Result<()> {
     for entry in std::fs::read_dir(layout.extents_folder())? {
         let entry = entry?;
-        let owner = entry.file_name().to_str().and_then(format::parse_extent_name);
-        if owner.is_none_or(|(id, _)| !ids.contains(&id)) {
+        let named = entry.file_name().to_str().and_then(format::parse_extent_name);
+        let is_owned =
+            named.is_some_and(|(id, index)| owners.get(&id).is_some_and(|count| index < *count));
+        if !is_owned {
             std::fs::remove_file(entry.path())?;
             found.orphans += 1;
         }
@@ -143,15 +186,17 @@ fn recover_extents(layout: &Layout, ids: &HashSet<u64>, found: &mut Recovered) -
     Ok(())
 }
 
-/// Digest and length of an interrupted upload: its extents as long as they are full. A digest that is
-/// known already is taken.
-fn measure_extents(
+/// Digest and length of what is there of an object: its extents as long as they are full. Bytes below
+/// `base` are not read. A digest that is known already is taken.
+fn measure(
     layout: &Layout,
     record: &Record,
     first: &Path,
+    base: Option<&Base>,
     known: Option<u64>,
 ) -> io::Result<(u64, u64)> {
-    let (mut digest, mut length) = (Xxh3::new(), 0);
+    let (mut hasher, mut length) = (hasher_behind(base), 0);
+    let unread = base.map_or(0, |base| base.length);
     let mut buffer = vec![0; 1 << 20];
     for index in 0.. {
         let path = if index == 0 { first.to_owned() } else { layout.extent(record.id, index) };
@@ -160,20 +205,21 @@ fn measure_extents(
             Err(error) if error.kind() == io::ErrorKind::NotFound => break,
             Err(error) => return Err(error),
         };
-        let extent_length = file.metadata()?.len();
+        let extent_length = file.metadata()?.len().min(record.extent_bytes);
+        file.seek(SeekFrom::Start(unread.saturating_sub(length).min(extent_length)))?;
         while known.is_none() {
             let got = file.read(&mut buffer)?;
             if got == 0 {
                 break;
             }
-            digest.update(&buffer[..got]);
+            hasher.update(&buffer[..got]);
         }
         length += extent_length;
         if extent_length < record.extent_bytes {
             break;
         }
     }
-    Ok((known.unwrap_or_else(|| digest.digest()), length))
+    Ok((known.unwrap_or_else(|| hasher.digest()), length))
 }
 
 fn name_of_path(layout: &Layout, path: &Path) -> Option<String> {
@@ -183,55 +229,141 @@ fn name_of_path(layout: &Layout, path: &Path) -> Option<String> {
 }
 
 /// A plain file that appeared since the start, as an object.
-pub(super) fn adopt_file(layout: &Layout, name: &str, path: &Path) -> Option<Object> {
-    sealed_object(layout, name, path).ok().flatten()
+pub(super) fn adopt_file(layout: &Layout, name: &str, now_ms: Millis) -> Option<Object> {
+    sealed_object(layout, name, &layout.object(name), now_ms).ok().flatten()
 }
 
 struct Damaged;
 
 /// The object that the file at `path` is; `None` if there is none (gone, or not a regular file).
-fn sealed_object(layout: &Layout, name: &str, path: &Path) -> Result<Option<Object>, Damaged> {
+fn sealed_object(
+    layout: &Layout,
+    name: &str,
+    path: &Path,
+    now_ms: Millis,
+) -> Result<Option<Object>, Damaged> {
     let Ok(metadata) = std::fs::symlink_metadata(path) else {
         return Ok(None);
     };
     if !metadata.is_file() {
         return Ok(None);
     }
-    let record = Record::read_from(path).filter(|record| record.name == name);
-    let Some((record, seal)) = record.and_then(|mut r| r.sealed.take().map(|seal| (r, seal)))
-    else {
-        return Ok(Some(plain_object(name, path, &metadata)));
+    let plain = || Ok(Some(plain_object(name, path, &metadata)));
+    let Some(mut record) = Record::read_from(path).filter(|record| record.name == name) else {
+        return plain();
+    };
+    if let Some(base) = record.open_base() {
+        return seal_behind(layout, record, path, base, now_ms);
+    }
+    let Some(seal) = record.sealed.take() else {
+        return match record.ending {
+            Ending::Torn => plain(),
+            Ending::Sealed => seal_now(layout, record, path, None, now_ms),
+        };
     };
     let first_length = seal.length.min(record.extent_bytes);
-    if metadata.len() != first_length {
-        // Changed on purpose after the seal, or torn by a power cut?
-        let changed_later = modified_ms(&metadata) > seal.sealed_ms + 2000;
-        let plain = changed_later.then(|| plain_object(name, path, &metadata));
-        return plain.map(Some).ok_or(Damaged);
+    // Changed on purpose after the seal, or torn by a power cut?
+    if metadata.len() != first_length && modified_ms(&metadata) > seal.sealed_ms + 2000 {
+        return plain();
     }
-    let mut extents = VecDeque::new();
-    for index in 0..seal.length.div_ceil(record.extent_bytes).max(1) {
-        let start = index * record.extent_bytes;
-        let at = if index == 0 { path.to_owned() } else { layout.extent(record.id, index) };
-        let length = (seal.length - start).min(record.extent_bytes);
-        if index > 0 && !std::fs::metadata(&at).is_ok_and(|found| found.len() >= length) {
-            return Err(Damaged);
+    let is_whole = metadata.len() == first_length && has_extents(layout, &record, seal.length);
+    match record.bases.last().copied() {
+        _ if is_whole => Ok(Some(object_of(layout, record, path, seal))),
+        // What came behind its last continuation is not all there, what was sealed before it is.
+        Some(base) => {
+            tracing::error!(object = %name, length = seal.length,
+                "bytes of a continued object are missing (power cut?): sealed as far as they go");
+            seal_behind(layout, record, path, base, now_ms)
         }
-        extents.push_back(Arc::new(Extent::new(start, record.extent_bytes, Place::Path(at), None)));
+        None => Err(Damaged),
     }
-    let etag = Seal::content_etag(seal.length, seal.digest);
-    let seal = Seal { etag, modified_ms: seal.sealed_ms, length: seal.length };
-    Ok(Some(Object::sealed(name, record.id, record.info, extents, seal)))
+}
+
+/// An object that was open behind `base` when the server died, or could not be sealed there.
+fn seal_behind(
+    layout: &Layout,
+    mut record: Record,
+    path: &Path,
+    base: Base,
+    now_ms: Millis,
+) -> Result<Option<Object>, Damaged> {
+    let (_, length) = measure(layout, &record, path, None, Some(0)).map_err(|_| Damaged)?;
+    if length > base.length {
+        return seal_now(layout, record, path, Some(&base), now_ms);
+    }
+    if length < base.length {
+        return Err(Damaged);
+    }
+    // Nothing came: it is what it was.
+    record.bases.pop();
+    let before = match (record.sealed.take().filter(|seal| seal.length == length), base.fingerprint)
+    {
+        (Some(seal), _) => seal,
+        (None, Fingerprint::Digest(digest)) => {
+            SealRecord { length, digest, sealed_ms: now_ms, torn: false }
+        }
+        (None, Fingerprint::Modified(_)) => {
+            let file = std::fs::File::options().write(true).open(path);
+            let _ = file.and_then(|file| format::remove_record(&file));
+            let metadata = std::fs::symlink_metadata(path).map_err(|_| Damaged)?;
+            return Ok(Some(plain_object(&record.name, path, &metadata)));
+        }
+    };
+    Ok(Some(sealed_with(layout, record, path, before)))
+}
+
+/// Seal all that is there; bytes below `base` are not read.
+fn seal_now(
+    layout: &Layout,
+    record: Record,
+    path: &Path,
+    base: Option<&Base>,
+    now_ms: Millis,
+) -> Result<Option<Object>, Damaged> {
+    let (digest, length) = measure(layout, &record, path, base, None).map_err(|_| Damaged)?;
+    tracing::info!(object = %record.name, length, "was open: sealed as far as its bytes go");
+    let seal = SealRecord { length, digest, sealed_ms: now_ms, torn: false };
+    Ok(Some(sealed_with(layout, record, path, seal)))
+}
+
+fn sealed_with(layout: &Layout, record: Record, path: &Path, seal: SealRecord) -> Object {
+    let record = Record { sealed: Some(seal.clone()), ..record };
+    if let Err(error) = write_record(&record, path) {
+        tracing::error!(object = %record.name, %error, "the record of an appended object cannot be written");
+    }
+    object_of(layout, record, path, seal)
+}
+
+/// All extents but the first are there.
+fn has_extents(layout: &Layout, record: &Record, length: u64) -> bool {
+    (1..length.div_ceil(record.extent_bytes)).all(|index| {
+        let wanted = (length - index * record.extent_bytes).min(record.extent_bytes);
+        let found = std::fs::metadata(layout.extent(record.id, index));
+        found.is_ok_and(|found| found.len() >= wanted)
+    })
+}
+
+fn object_of(layout: &Layout, record: Record, path: &Path, seal: SealRecord) -> Object {
+    let count = seal.length.div_ceil(record.extent_bytes).max(1);
+    let extent = |index| {
+        let at = if index == 0 { path.to_owned() } else { layout.extent(record.id, index) };
+        let start = index * record.extent_bytes;
+        Arc::new(Extent::new(start, record.extent_bytes, Place::Path(at), None))
+    };
+    let extents: VecDeque<_> = (0..count).map(extent).collect();
+    let seal = Seal::of_content(seal.length, seal.digest, seal.sealed_ms);
+    Object::sealed(&record.name, record.id, record.info, extents, seal)
 }
 
 /// A file without a record: its entity tag is made of what the file system knows.
 fn plain_object(name: &str, path: &Path, metadata: &std::fs::Metadata) -> Object {
     let length = metadata.len();
-    let modified_ns = metadata.mtime() as i128 * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+    let modified_ns = changed_at(metadata);
     let seal = Seal {
         etag: format!("\"{length:x}-m{modified_ns:x}\""),
         modified_ms: modified_ms(metadata),
         length,
+        fingerprint: Fingerprint::Modified(modified_ns as u64),
     };
     let extent = Extent::new(0, length.max(1), Place::Path(path.to_owned()), None);
     let info = ObjectInfo { created_ms: seal.modified_ms, ..ObjectInfo::default() };
@@ -241,6 +373,11 @@ fn plain_object(name: &str, path: &Path, metadata: &std::fs::Metadata) -> Object
 
 /// Ids of plain files: below every id made of a time.
 static PLAIN_ID: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+
+/// Nanoseconds since the Unix epoch.
+fn changed_at(metadata: &std::fs::Metadata) -> i128 {
+    i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec())
+}
 
 fn modified_ms(metadata: &std::fs::Metadata) -> u64 {
     let ms = metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000;

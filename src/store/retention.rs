@@ -173,7 +173,7 @@ mod tests {
         expires_ms: Option<Millis>,
     ) -> Arc<Object> {
         let info = ObjectInfo { expires_ms, ..ObjectInfo::default() };
-        let seal = Seal { etag: String::new(), modified_ms, length };
+        let seal = Seal::of_content(length, 0, modified_ms);
         Arc::new(Object::sealed(name, id, info, VecDeque::new(), seal))
     }
 

@@ -2,9 +2,12 @@
 //!
 //! `http1` (requests, bodies, ranges, response heads), `multipart` (byteranges), `media_type`, the
 //! containers that publishers send: `fmp4`, `mpegts`, and the cues that both carry: `scte35`. What
-//! players ask for first: `playlist` (HLS) and `manifest` (DASH), with the `numbers` in them.
+//! players ask for first: `playlist` (HLS) and `manifest` (DASH), with the `numbers` in them. The
+//! frames of `websocket`, and what servers and their coordinator tell each other:
+//! `channel_messages`.
 
 mod bit_reader;
+pub mod channel_messages;
 pub mod fmp4;
 pub mod http1;
 pub mod manifest;
@@ -14,3 +17,4 @@ pub mod multipart;
 pub mod numbers;
 pub mod playlist;
 pub mod scte35;
+pub mod websocket;

@@ -200,9 +200,13 @@ impl Client {
         }
     }
 
+    /// A head letter by letter.
+    pub(crate) fn head_text(&mut self) -> Result<String, End> {
+        Ok(String::from_utf8(self.up_to(b"\r\n\r\n")?).unwrap())
+    }
+
     pub(crate) fn try_head(&mut self) -> Result<Head, End> {
-        let bytes = self.up_to(b"\r\n\r\n")?;
-        Ok(Head::parse(std::str::from_utf8(&bytes).unwrap()))
+        Ok(Head::parse(&self.head_text()?))
     }
 
     pub(crate) fn head(&mut self) -> Head {

@@ -30,6 +30,9 @@ mod fanout;
 mod limits;
 mod shutdown;
 
+mod append_fakes;
+mod append_follow;
+
 mod admin;
 mod caches;
 mod caches_live;
@@ -37,9 +40,18 @@ mod cli;
 mod migrate;
 mod publish;
 
+mod autobahn;
 mod ffmpeg;
 mod player_page;
 mod publish_page;
+
+mod websocket_append;
+mod websocket_cache;
+mod websocket_channel;
+mod websocket_client;
+mod websocket_follow;
+mod websocket_interop;
+mod websocket_live;
 
 mod hls_checker;
 mod hls_checks;

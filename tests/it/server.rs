@@ -108,6 +108,8 @@ pub(crate) struct Server {
     pub(crate) setup: Setup,
     child: Child,
     log: Arc<Mutex<String>>,
+    /// What it has said, and what it says from now on.
+    said: Mutex<(Vec<String>, mpsc::Receiver<String>)>,
 }
 
 impl Server {
@@ -126,7 +128,7 @@ impl Server {
             .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let log = collect(child.stderr.take().unwrap());
         let lines = lines_of(child.stdout.take().unwrap());
-        let (mut address, mut admin) = (None, None);
+        let (mut address, mut admin, mut said) = (None, None, Vec::new());
         let deadline = Instant::now() + HANG;
         while address.is_none() || admin.is_none() {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -141,8 +143,22 @@ impl Server {
             } else if let Some(url) = line.strip_prefix("admin on http://") {
                 admin = Some(reachable(url));
             }
+            said.push(line);
         }
-        Server { address: address.unwrap(), admin: admin.unwrap(), setup, child, log }
+        let said = Mutex::new((said, lines));
+        Server { address: address.unwrap(), admin: admin.unwrap(), setup, child, log, said }
+    }
+
+    /// Where a door with listeners of its own is: "append" or "channels".
+    pub(crate) fn door(&self, name: &str) -> SocketAddr {
+        let (said, lines) = &mut *self.said.lock().unwrap();
+        let start = format!("{name} on http://");
+        loop {
+            if let Some(url) = said.iter().find_map(|line| line.strip_prefix(&*start)) {
+                return reachable(url);
+            }
+            said.push(lines.recv_timeout(HANG).expect("the address of a door is not said"));
+        }
     }
 
     pub(crate) fn data(&self) -> PathBuf {

@@ -8,11 +8,12 @@ use serde::Serialize;
 use tokio::time::sleep;
 
 use super::{Context, parse_count};
-use crate::follow::{self, Audience, Outcome, Tally};
+use crate::door::{Doors, ReadDoor, WriteDoor};
+use crate::follow::{self, Audience, Tally};
+use crate::outcome::Outcome;
 use crate::pattern::Plan;
 use crate::publish::Publisher;
 use crate::report::{self, Report};
-use crate::target::Target;
 
 const END_SECONDS_MAX: u64 = 10;
 /// What a join stirs up in the server has died down after this.
@@ -20,8 +21,10 @@ const SETTLE_MS: u64 = 1000;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The object to PUT and GET
+    /// The object to publish and read; http://HOST:PORT/CHANNEL/KEY with --door receive
     url: String,
+    #[command(flatten)]
+    doors: Doors,
     /// Readers that join and wait
     #[arg(long, default_value_t = 1000, value_parser = parse_count)]
     readers: usize,
@@ -32,6 +35,8 @@ pub(crate) struct Args {
 
 #[derive(Serialize)]
 pub(crate) struct IdleReport {
+    door: ReadDoor,
+    publish: WriteDoor,
     readers: usize,
     seconds: u32,
     #[serde(flatten)]
@@ -42,32 +47,37 @@ pub(crate) struct IdleReport {
     /// Over all threads of the server, during the silence.
     server_cpu_ns: Option<u64>,
     server_cpu_ns_per_reader_second: Option<f64>,
+    /// Pings and heartbeats to readers, during the silence: all that an idle WebSocket should cost.
+    heartbeats: u64,
+    server_cpu_us_per_heartbeat: Option<f64>,
 }
 
 pub(crate) async fn run(args: &Args, context: &Context) -> Result<IdleReport> {
-    let target = Target::parse(&args.url)?;
+    let (ingress, egress) = args.doors.of(&args.url)?;
     // Besides the readers, the publisher and the scout.
     context.check_sockets(args.readers + 2)?;
     // The preamble is the one small append.
     let plan = Plan::new(16, 0);
     let tally = Tally::new();
-    let publisher = Publisher::create(&target, &plan).await?;
-    follow::wait_until_visible(&target, &plan).await?;
+    let publisher = Publisher::create(&ingress, &plan).await?;
+    follow::wait_until_visible(&egress, &plan).await?;
     let settle = Duration::from_millis(SETTLE_MS);
     sleep(settle).await;
     let memory_before = context.server.memory()?;
-    let joined = follow::join_all(&target, &plan, args.readers, Duration::ZERO, &tally);
+    let joined = follow::join_all(&egress, &plan, args.readers, Duration::ZERO, &tally);
     let audience = Audience::start(joined.await?, &tally);
     sleep(settle).await;
     let memory_after = context.server.memory()?;
 
     let progress = context.progress(u64::from(args.seconds), "silent seconds");
     let cpu_before = context.server.cpu()?;
+    let heartbeats_before = tally.heartbeats.get();
     for second in 0..args.seconds {
         sleep(Duration::from_secs(1)).await;
         progress.set_position(u64::from(second) + 1);
     }
     let cpu_after = context.server.cpu()?;
+    let heartbeats = tally.heartbeats.get() - heartbeats_before;
     // Only now: their proper end shows that all of them were still there.
     publisher.finish().await?;
     let outcome = audience.finish(Duration::from_secs(END_SECONDS_MAX)).await;
@@ -78,6 +88,8 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<IdleReport> {
     let per_reader = |before: u64, after: u64| (after as f64 - before as f64) / readers;
     let memory = memory_before.zip(memory_after);
     Ok(IdleReport {
+        door: args.doors.read(),
+        publish: args.doors.write(),
         readers: args.readers,
         seconds: args.seconds,
         outcome,
@@ -88,6 +100,8 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<IdleReport> {
         server_cpu_ns,
         server_cpu_ns_per_reader_second: server_cpu_ns
             .map(|ns| ns as f64 / readers / f64::from(args.seconds)),
+        heartbeats,
+        server_cpu_us_per_heartbeat: report::us_per(server_cpu_ns, heartbeats as f64),
     })
 }
 
@@ -103,8 +117,12 @@ impl Report for IdleReport {
             ),
             _ => report::server_text(None, "reader"),
         };
+        let heartbeats = match self.server_cpu_us_per_heartbeat {
+            Some(us) => format!("; {} heartbeats, {us:.2} µs of it for each", self.heartbeats),
+            None => String::new(),
+        };
         format!(
-            "{} readers silent for {} s: {}; {server}",
+            "{} readers silent for {} s: {}; {server}{heartbeats}",
             self.readers,
             self.seconds,
             self.outcome.text(),

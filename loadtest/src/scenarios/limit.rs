@@ -15,7 +15,9 @@ use tokio::time::sleep;
 
 use super::{Context, Load, parse_count};
 use crate::cpu::{self, ClientClock};
-use crate::follow::{self, Audience, Outcome, Tally};
+use crate::door::Egress;
+use crate::follow::{self, Audience, Tally};
+use crate::outcome::Outcome;
 use crate::pattern::{PREAMBLE_BYTES, Plan};
 use crate::report::{self, ClientShare, LatencyMs, Report};
 use crate::sys;
@@ -70,14 +72,14 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<LimitReport> {
     let plan = args.load.plan();
     let tally = Tally::new();
     let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-    let target = Target::local(listener.local_addr()?);
+    let egress = Egress::http(Target::local(listener.local_addr()?));
     let (start, started) = mpsc::channel();
     let (end, ended) = mpsc::channel();
     let sender = Sender { readers: args.readers, cpu: args.sender_cpu, plan: plan.clone() };
     let period_ns = args.load.period_ns();
     let thread = thread::spawn(move || sender.run(&listener, period_ns, &started, &ended));
 
-    let joined = follow::join_all(&target, &plan, args.readers, Duration::ZERO, &tally);
+    let joined = follow::join_all(&egress, &plan, args.readers, Duration::ZERO, &tally);
     let followers = joined.await?;
     let audience = Audience::start(followers, &tally);
     let appends = u64::from(plan.appends());

@@ -7,17 +7,20 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::{Context, Load, parse_count};
-use crate::follow::{self, Audience, Outcome, Tally};
+use crate::door::{Doors, ReadDoor, WriteDoor};
+use crate::follow::{self, Audience, Tally};
+use crate::outcome::Outcome;
 use crate::publish::{self, Publisher};
 use crate::report::{self, ClientShare, LatencyMs, Report};
-use crate::target::Target;
 
 const END_SECONDS_MAX: u64 = 5;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The object to PUT and GET
+    /// The object to publish and read; http://HOST:PORT/CHANNEL/KEY with --door receive
     url: String,
+    #[command(flatten)]
+    doors: Doors,
     /// Readers that follow the object
     #[arg(long, default_value_t = 100, value_parser = parse_count)]
     readers: usize,
@@ -31,12 +34,16 @@ pub(crate) struct Args {
 
 #[derive(Serialize)]
 pub(crate) struct LiveReport {
+    door: ReadDoor,
+    publish: WriteDoor,
     readers: usize,
     rate: f64,
     size: usize,
     appends: u32,
     deliveries: u64,
     bytes: u64,
+    /// Pings and heartbeats to readers.
+    heartbeats: u64,
     #[serde(flatten)]
     outcome: Outcome,
     latency_ms: LatencyMs,
@@ -49,15 +56,15 @@ pub(crate) struct LiveReport {
 }
 
 pub(crate) async fn run(args: &Args, context: &Context) -> Result<LiveReport> {
-    let target = Target::parse(&args.url)?;
+    let (ingress, egress) = args.doors.of(&args.url)?;
     // Besides the readers, the publisher and the scout.
     context.check_sockets(args.readers + 2)?;
     let plan = args.load.plan();
     let tally = Tally::new();
-    let mut publisher = Publisher::create(&target, &plan).await?;
-    follow::wait_until_visible(&target, &plan).await?;
+    let mut publisher = Publisher::create(&ingress, &plan).await?;
+    follow::wait_until_visible(&egress, &plan).await?;
     let spread = Duration::from_millis(args.start_spread);
-    let followers = follow::join_all(&target, &plan, args.readers, spread, &tally).await?;
+    let followers = follow::join_all(&egress, &plan, args.readers, spread, &tally).await?;
 
     let progress = context.progress(u64::from(plan.appends()), "appends");
     let readers = followers.len() as u64;
@@ -79,12 +86,15 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<LiveReport> {
     progress.finish_and_clear();
 
     Ok(LiveReport {
+        door: args.doors.read(),
+        publish: args.doors.write(),
         readers: args.readers,
         rate: args.load.rate,
         size: args.load.size,
         appends: plan.appends(),
         deliveries,
         bytes: tally.bytes.get(),
+        heartbeats: tally.heartbeats.get(),
         outcome,
         latency_ms: LatencyMs::of(&tally.latency.borrow()),
         server_cpu_ns: paced.server_ns,

@@ -1,6 +1,7 @@
 //! One file per mode, each with its arguments, its run and its result; here is only what they
 //! share: the context of a run and the load of the paced modes.
 
+pub(crate) mod churn;
 pub(crate) mod get;
 pub(crate) mod held;
 pub(crate) mod idle;

@@ -14,7 +14,9 @@ use tokio::time::{sleep, timeout};
 use tokio_uring::net::TcpStream;
 
 use super::{Context, Load};
-use crate::follow::{self, Audience, Fault, Follower, Outcome, Tally};
+use crate::door::{Egress, Ingress};
+use crate::follow::{self, Audience, Follower, Tally};
+use crate::outcome::{Fault, Outcome};
 use crate::pattern::Plan;
 use crate::publish::{self, Publisher};
 use crate::report::{self, ClientShare, LatencyMs, Report};
@@ -83,11 +85,12 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<SlowReport> {
     context.check_sockets(readers.iter().sum::<usize>() + 2)?;
     let plan = args.load.plan();
     let tally = Tally::new();
-    let mut publisher = Publisher::create(&target, &plan).await?;
-    follow::wait_until_visible(&target, &plan).await?;
-    let stalled = BadReaders::connect(&target, &plan, readers[0]).await?;
-    let one_byte = BadReaders::connect(&target, &plan, readers[1]).await?;
-    let joined = follow::join_all(&target, &plan, readers[2], Duration::ZERO, &tally);
+    let egress = Egress::http(target.clone());
+    let mut publisher = Publisher::create(&Ingress::http(target), &plan).await?;
+    follow::wait_until_visible(&egress, &plan).await?;
+    let stalled = BadReaders::connect(&egress, &plan, readers[0]).await?;
+    let one_byte = BadReaders::connect(&egress, &plan, readers[1]).await?;
+    let joined = follow::join_all(&egress, &plan, readers[2], Duration::ZERO, &tally);
     let good = Audience::start(joined.await?, &tally);
     let dripping = one_byte.drip();
 
@@ -132,12 +135,12 @@ struct BadReaders {
 }
 
 impl BadReaders {
-    async fn connect(target: &Target, plan: &Arc<Plan>, count: usize) -> Result<BadReaders> {
+    async fn connect(egress: &Egress, plan: &Arc<Plan>, count: usize) -> Result<BadReaders> {
         let mut readers = Vec::with_capacity(count);
         for _ in 0..count {
-            let socket = target.connect_blocking(Some(RECEIVE_BYTES))?;
-            let follower = Follower::new(TcpStream::from_std(socket.into()), plan);
-            follower.request(target).await?;
+            let socket = egress.target.connect_blocking(Some(RECEIVE_BYTES))?;
+            let follower = Follower::new(TcpStream::from_std(socket.into()), egress, plan);
+            follower.request(egress).await?;
             readers.push((follower, Ok(())));
         }
         Ok(BadReaders { readers, stuck: 0 })

@@ -58,6 +58,8 @@ pub struct Fields<'b> {
     pub cache_control: Option<&'b str>,
     pub accept_encoding: Option<&'b str>,
     pub expires: Option<&'b str>,
+    /// Another protocol is wanted (RFC 9110 §7.8).
+    pub upgrade: Option<&'b str>,
     pub expect_continue: bool,
 }
 
@@ -252,6 +254,7 @@ impl<'b> ReadFields<'b> {
                 self.fields.expect_continue = version == Version::Http11;
             }
             6 if is("Origin") => self.fields.origin = Some(text(header)?),
+            7 if is("Upgrade") => self.fields.upgrade = Some(text(header)?),
             7 if is("Expires") => self.fields.expires = Some(text(header)?),
             8 if is("If-Range") => self.fields.if_range = Some(text(header)?),
             8 if is("If-Match") => self.fields.if_match = Some(text(header)?),

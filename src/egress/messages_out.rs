@@ -1,0 +1,264 @@
+//! Messages on their way out through a WebSocket: frames whose payload is sent from the object's
+//! pages, and what the reader says meanwhile. Where a reader begins and what it loses is its door's
+//! business.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::Egress;
+use super::transfer::{BodyFraming, CutReason, Sender};
+use crate::runtime::clock;
+use crate::runtime::counters::Counter;
+use crate::runtime::deadlines::Deadline;
+use crate::runtime::socket::Socket;
+use crate::runtime::timers::{Beat, Pulse};
+use crate::store::{Object, Reader};
+use crate::wire::websocket::{
+    FrameHead, Opcode, Peer, PeerEvent, PeerLimits, Violation, close_frame,
+};
+
+/// A longer message is sent in fragments of so many bytes: many clients limit the length of a frame.
+const FRAGMENT_BYTES_MAX: u64 = 1 << 20;
+/// Readers have nothing to say but heartbeats; what else they send is dropped as it comes.
+const HEARD_MESSAGE_BYTES_MAX: u64 = 1 << 30;
+/// Received at once from a reader.
+const RECEIVE_BYTES: usize = 4096;
+/// Received in a row before the reader is sent to again.
+const RECEIVE_ROUNDS_MAX: usize = 16;
+
+/// Why nothing more is sent; the last words are for the connection to say.
+pub(super) enum Over {
+    /// The peer is gone, or in the middle of a frame: nothing can be said.
+    Cut,
+    Say(Vec<u8>),
+}
+
+/// What is not the messages themselves.
+enum Aside {
+    /// The reader said something.
+    Heard,
+    Beat(Beat),
+}
+
+/// A WebSocket that an object's messages are sent through.
+pub(super) struct MessagesOut<'a> {
+    sender: Sender<'a>,
+    peer: Peer,
+    pulse: Pulse,
+    /// The frame that says that this side is alive.
+    beat: &'static [u8],
+    /// When asides were looked for last, in seconds.
+    looked_s: u64,
+}
+
+impl<'a> MessagesOut<'a> {
+    /// `head` is the answer to the handshake; it leaves with the first frame. `input` is what the
+    /// peer has sent behind its request.
+    pub(super) async fn start(
+        egress: &'a Egress,
+        (socket, deadline): (&'a Socket, &'a Deadline),
+        (pulse, beat): (Pulse, &'static [u8]),
+        (head, mut input): (Vec<u8>, Vec<u8>),
+    ) -> Result<MessagesOut<'a>, Over> {
+        let mut sender = Sender::new(egress, socket, deadline, BodyFraming::Length);
+        sender.prefix = head;
+        let limits = PeerLimits { message_bytes_max: HEARD_MESSAGE_BYTES_MAX, checks_text: false };
+        let peer = Peer::new(limits);
+        let looked_s = clock::monotonic_s();
+        let mut out = MessagesOut { sender, peer, pulse, beat, looked_s };
+        egress.counters.add(Counter::WebsocketReaders, 1);
+        out.take(&mut input).await?;
+        Ok(out)
+    }
+
+    pub(super) fn reader(&self, object: &Arc<Object>, offset: u64) -> Reader {
+        let egress = self.sender.egress;
+        Reader::new(&egress.store, object.clone(), egress.core, offset, u64::MAX)
+    }
+
+    /// Cut a reader of an open object that falls back by more than the option allows.
+    pub(super) fn watch_lag(&mut self, reader: &Reader) {
+        self.sender.note_lag(reader);
+    }
+
+    /// A frame of our own: it leaves with what comes next, or with `flush`.
+    pub(super) fn put(&mut self, frame: &[u8]) {
+        self.sender.prefix.extend_from_slice(frame);
+    }
+
+    pub(super) async fn flush(&mut self) -> Result<(), Over> {
+        self.sender.flush_prefix().await.map_err(|_| Over::Cut)
+    }
+
+    /// Send what lies between the reader and `end` as one message, with `preamble` in front.
+    pub(super) async fn message(
+        &mut self,
+        kind: Opcode,
+        preamble: &[u8],
+        reader: &mut Reader,
+        end: u64,
+    ) -> Result<(), Over> {
+        self.sender.egress.counters.add(Counter::WebsocketMessagesOut, 1);
+        let (mut opcode, mut before) = (kind, preamble);
+        loop {
+            let left = end - reader.offset();
+            let bytes = left.min(FRAGMENT_BYTES_MAX);
+            let head = FrameHead::new(opcode, bytes == left, bytes + before.len() as u64);
+            self.put(head.as_bytes());
+            self.put(before);
+            self.payload(reader, bytes).await?;
+            if bytes == left {
+                // What has no payload is still in the prefix.
+                return self.flush().await;
+            }
+            (opcode, before) = (Opcode::Continuation, &[]);
+        }
+    }
+
+    async fn payload(&mut self, reader: &mut Reader, bytes: u64) -> Result<(), Over> {
+        let stop = reader.offset() + bytes;
+        while reader.offset() < stop {
+            let left = stop - reader.offset();
+            if let Err(reason) = self.sender.frame(reader, left).await {
+                return Err(self.cut(&reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn cut(&self, reason: &CutReason) -> Over {
+        let counters = &self.sender.egress.counters;
+        match reason {
+            CutReason::Aborted => counters.add(Counter::ReadersCutAbort, 1),
+            CutReason::Lagged => counters.add(Counter::ReadersCutLag, 1),
+            CutReason::Storage(error) => {
+                counters.add(Counter::StorageErrors, 1);
+                tracing::error!(%error, "a reader was cut: its object cannot be read");
+            }
+            CutReason::Peer => {}
+        }
+        // In the middle of a frame nothing else can be said.
+        Over::Cut
+    }
+
+    /// Wait for news; meanwhile attend to what the reader says, and show that this side is alive.
+    pub(super) async fn wait(
+        &mut self,
+        mut poll_news: impl FnMut(&mut Context<'_>) -> Poll<()>,
+    ) -> Result<(), Over> {
+        loop {
+            let aside = {
+                let mut readable = pin!(self.sender.socket.readable());
+                let pulse = &mut self.pulse;
+                std::future::poll_fn(|context| {
+                    if poll_news(context).is_ready() {
+                        return Poll::Ready(None);
+                    }
+                    if readable.as_mut().poll(context).is_ready() {
+                        return Poll::Ready(Some(Aside::Heard));
+                    }
+                    pulse.poll_beat(context).map(|beat| Some(Aside::Beat(beat)))
+                })
+                .await
+            };
+            match aside {
+                None => return self.keep_pace().await,
+                Some(Aside::Heard) => self.hear().await?,
+                Some(Aside::Beat(beat)) => self.attend(beat).await?,
+            }
+        }
+    }
+
+    /// Once a second, what a reader that always finds a next message would never come to.
+    pub(super) async fn keep_pace(&mut self) -> Result<(), Over> {
+        let now_s = clock::monotonic_s();
+        if std::mem::replace(&mut self.looked_s, now_s) == now_s {
+            return Ok(());
+        }
+        self.hear().await?;
+        let pulse = &mut self.pulse;
+        let beat = std::future::poll_fn(|context| Poll::Ready(pulse.poll_beat(context))).await;
+        if let Poll::Ready(beat) = beat { self.attend(beat).await } else { Ok(()) }
+    }
+
+    async fn attend(&mut self, beat: Beat) -> Result<(), Over> {
+        match beat {
+            Beat::Speak => {
+                self.sender.egress.counters.add(Counter::Heartbeats, 1);
+                self.put(self.beat);
+                self.flush().await
+            }
+            Beat::Silent => {
+                Err(self.close(POLICY, "silent for too long: send the text message h now and then"))
+            }
+        }
+    }
+
+    /// Receive what the reader says, and answer it.
+    async fn hear(&mut self) -> Result<(), Over> {
+        for _ in 0..RECEIVE_ROUNDS_MAX {
+            let mut buffer = [0; RECEIVE_BYTES];
+            match self.sender.socket.try_recv(&mut buffer) {
+                Ok(Some(0)) | Err(_) => return Err(Over::Cut),
+                Ok(None) => return Ok(()),
+                Ok(Some(got)) => self.take(&mut buffer[..got]).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, input: &mut [u8]) -> Result<(), Over> {
+        let mut has_message = false;
+        let outcome = self.peer.push(input, &mut |event| {
+            has_message |= matches!(event, PeerEvent::Data { is_last: true, .. });
+        });
+        if has_message {
+            self.pulse.heard();
+        }
+        let answers = self.peer.take_answers();
+        if let Err(violation) = outcome {
+            return Err(Over::Say(self.words_of(&violation)));
+        }
+        if self.peer.is_closed() {
+            return Err(Over::Say(self.last_words(&answers)));
+        }
+        if answers.is_empty() {
+            return Ok(());
+        }
+        self.put(&answers);
+        self.flush().await
+    }
+
+    fn words_of(&mut self, violation: &Violation) -> Vec<u8> {
+        self.last_words(&close_frame(violation.code(), &violation.to_string()))
+    }
+
+    /// What was put and not sent, and then this.
+    fn last_words(&mut self, frame: &[u8]) -> Vec<u8> {
+        let mut words = std::mem::take(&mut self.sender.prefix);
+        words.extend_from_slice(frame);
+        words
+    }
+
+    /// End the connection with a close frame.
+    pub(super) fn close(&mut self, code: u16, reason: &str) -> Over {
+        Over::Say(self.last_words(&close_frame(code, reason)))
+    }
+}
+
+/// Codes of RFC 6455 §7.4.1.
+pub(super) const NORMAL: u16 = 1000;
+pub(super) const GOING_AWAY: u16 = 1001;
+pub(super) const POLICY: u16 = 1008;
+pub(super) const ABORTED: u16 = 1011;
+
+impl Over {
+    pub(super) fn into_words(self) -> Vec<u8> {
+        match self {
+            Over::Cut => Vec::new(),
+            Over::Say(words) => words,
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! FOLLOW of httpfstream: what an object has as one message, an empty message, then each append as
+//! one message as it comes.
+//!
+//! | the follower is at | left by |
+//! |---|---|
+//! | what was there when it came | one message, text if all of it is UTF-8, then an empty one and a ping |
+//! | a message | text as far as it is UTF-8, else binary; binary for who asked for it |
+//! | the tail | news, something heard, or the next ping |
+//! | the object's end | close 1000, or 1011 if it was aborted |
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use super::Egress;
+use super::answer::late_start;
+use super::messages_out::{ABORTED, MessagesOut, NORMAL, Over};
+use crate::runtime::deadlines::{Deadline, Phase};
+use crate::runtime::socket::Socket;
+use crate::runtime::timers::Pulse;
+use crate::store::{Life, Message, MessageEnd, MessageKind, MessageLook, Object, Reader};
+use crate::wire::websocket::{FrameHead, Opcode};
+
+/// A character of UTF-8 lacks so many bytes at most.
+const PENDING_BYTES_MAX: u64 = 3;
+
+/// An empty ping.
+const PING: &[u8] = &[0x89, 0];
+
+/// A follower that a request asks for.
+pub struct Follow {
+    pub object: Arc<Object>,
+    /// It wants binary messages only.
+    pub is_binary: bool,
+    /// It has the bytes before this already.
+    pub resume_at: Option<u64>,
+    /// The answer to its handshake.
+    pub head: Vec<u8>,
+}
+
+/// Send the object to its end. Returns the last words, for the connection to say.
+pub async fn follow(
+    egress: &Egress,
+    follow: Follow,
+    input: Vec<u8>,
+    socket: &Socket,
+    deadline: &Deadline,
+) -> Vec<u8> {
+    deadline.phase(Phase::Following);
+    let over = match run(egress, follow, input, (socket, deadline)).await {
+        Ok(never) => match never {},
+        Err(over) => over,
+    };
+    deadline.clear();
+    over.into_words()
+}
+
+enum Never {}
+
+async fn run(
+    egress: &Egress,
+    follow: Follow,
+    input: Vec<u8>,
+    (socket, deadline): (&Socket, &Deadline),
+) -> Result<Never, Over> {
+    let Follow { object, is_binary, resume_at, head } = follow;
+    let pulse = (Pulse::new(egress.options.ping_interval_s, None), PING);
+    let mut out = MessagesOut::start(egress, (socket, deadline), pulse, (head, input)).await?;
+    let (preamble, start) = match resume_at {
+        Some(at) => (Bytes::new(), at),
+        None => late_start(&object),
+    };
+    let mut place = Place { reader: out.reader(&object, start), next: 0, is_binary };
+    out.watch_lag(&place.reader);
+    place.up_to_edge(&mut out, &preamble).await?;
+    let kind = if is_binary { Opcode::Binary } else { Opcode::Text };
+    out.put(FrameHead::new(kind, true, 0).as_bytes());
+    out.put(PING);
+    out.flush().await?;
+    loop {
+        match place.object().life() {
+            Life::Open => {}
+            Life::Sealed => return Err(place.end(&mut out).await?),
+            Life::Aborted | Life::TakenOver | Life::Removed => {
+                return Err(out.close(ABORTED, "the upload was aborted"));
+            }
+        }
+        if place.send_next(&mut out).await? {
+            out.keep_pace().await?;
+            continue;
+        }
+        out.wait(|context| place.poll_news(context)).await?;
+    }
+}
+
+/// Where a follower is.
+struct Place {
+    reader: Reader,
+    /// Number of the next message.
+    next: u64,
+    is_binary: bool,
+}
+
+impl Place {
+    fn object(&self) -> &Arc<Object> {
+        self.reader.object()
+    }
+
+    /// Everything up to the last message, as one message; none if that is nothing.
+    async fn up_to_edge(&mut self, out: &mut MessagesOut<'_>, preamble: &[u8]) -> Result<(), Over> {
+        let edge = Edge::of(self.object());
+        self.next = edge.next;
+        if edge.end <= self.reader.offset() && preamble.is_empty() {
+            return Ok(());
+        }
+        let text_end = edge.text_end.filter(|_| !self.is_binary && preamble.is_empty());
+        let (kind, end) = text_end.map_or((Opcode::Binary, edge.end), |end| (Opcode::Text, end));
+        let end = end.max(self.reader.offset());
+        out.message(kind, preamble, &mut self.reader, end).await
+    }
+
+    /// Send the next message if it is there.
+    async fn send_next(&mut self, out: &mut MessagesOut<'_>) -> Result<bool, Over> {
+        match self.object().message(self.next) {
+            MessageLook::Here(message) => self.send_message(out, message).await?,
+            // It fell far behind: the boundaries are forgotten, the bytes are not.
+            MessageLook::Forgotten { .. } => self.up_to_edge(out, &[]).await?,
+            MessageLook::NotYet => return Ok(false),
+        }
+        out.watch_lag(&self.reader);
+        Ok(true)
+    }
+
+    async fn send_message(
+        &mut self,
+        out: &mut MessagesOut<'_>,
+        message: Message,
+    ) -> Result<(), Over> {
+        self.next = message.number + 1;
+        let (kind, end) = match message.kind {
+            MessageKind::Text { pending } if !self.is_binary => {
+                (Opcode::Text, message.end - u64::from(pending))
+            }
+            _ => (Opcode::Binary, message.end),
+        };
+        let has_it = message.end > message.start && message.end <= self.reader.offset();
+        if has_it {
+            return Ok(());
+        }
+        // Of a message that is nothing but the beginning of a character an empty one is left.
+        let end = end.max(self.reader.offset());
+        out.message(kind, &[], &mut self.reader, end).await
+    }
+
+    /// The object is sealed: the rest of it, what was held back included.
+    async fn end(&mut self, out: &mut MessagesOut<'_>) -> Result<Over, Over> {
+        while self.send_next(out).await? {
+            out.keep_pace().await?;
+        }
+        let tail = self.object().tail();
+        if self.reader.offset() < tail {
+            out.message(Opcode::Binary, &[], &mut self.reader, tail).await?;
+        }
+        Ok(out.close(NORMAL, ""))
+    }
+
+    fn poll_news(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.reader.poll_message(self.next, context)
+    }
+}
+
+/// Where the messages of an object end now.
+struct Edge {
+    /// Number of the message that comes next.
+    next: u64,
+    end: u64,
+    /// As far as all is text, less the beginning of a character; `None` if it is not.
+    text_end: Option<u64>,
+}
+
+impl Edge {
+    fn of(object: &Object) -> Edge {
+        let mut seen = object.text_end();
+        loop {
+            let edge = object.message_edge();
+            let now = object.text_end();
+            // The writer says what is text before it appends: what was said in between is of later
+            // bytes.
+            if now == std::mem::replace(&mut seen, now) {
+                return Edge::new(edge, now, object.tail());
+            }
+        }
+    }
+
+    fn new(edge: Option<(u64, MessageEnd)>, text_end: u64, tail: u64) -> Edge {
+        let (next, last) =
+            edge.unwrap_or((0, MessageEnd { offset: tail, kind: MessageKind::Binary }));
+        let pending = match last.kind {
+            MessageKind::Text { pending } => u64::from(pending),
+            MessageKind::Binary => 0,
+        };
+        let end = last.offset;
+        let is_text = text_end.saturating_add(PENDING_BYTES_MAX) >= end && text_end > 0;
+        let text_end = is_text.then(|| text_end.min(end.saturating_sub(pending)));
+        Edge { next, end, text_end }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edge(end: u64, kind: MessageKind, text_end: u64) -> Option<u64> {
+        let edge = Edge::new(Some((3, MessageEnd { offset: end, kind })), text_end, 1 << 20);
+        assert_eq!((edge.next, edge.end), (3, end));
+        edge.text_end
+    }
+
+    #[test]
+    fn an_opening_is_text_if_all_of_it_is() {
+        let text = |pending| MessageKind::Text { pending };
+        assert_eq!(edge(10, text(0), 10), Some(10));
+        assert_eq!(edge(10, text(2), 8), Some(8), "a character has begun");
+        assert_eq!(edge(10, text(2), 30), Some(8), "and was completed since");
+        assert_eq!(edge(10, MessageKind::Binary, 9), Some(9), "what was there before");
+        assert_eq!(edge(10, text(0), 6), None);
+        assert_eq!(edge(10, MessageKind::Binary, 0), None);
+        assert_eq!(edge(2, MessageKind::Binary, 0), None, "short, and nobody looked");
+        let unknown = Edge::new(None, 0, 7);
+        assert_eq!((unknown.next, unknown.end, unknown.text_end), (0, 7, None));
+    }
+}

@@ -1,0 +1,179 @@
+//! Receivers of a channel: `receive`, `receive-clear-cache` and `probe` of ws-stream-server, and the
+//! live tail of a channel over HTTP.
+//!
+//! | the receiver is at | left by |
+//! |---|---|
+//! | a channel that nobody publishes to | news of the channel: then its key is looked at |
+//! | a chunk | the chunk as one binary message |
+//! | the newest chunk | the next one, something heard, a heartbeat, or the publisher's end |
+//! | chunks that are gone: it fell behind | the newest chunk, or a close, as the `LagRule` says |
+
+use super::Egress;
+use super::answer::{Ask, Got, finish_head};
+use super::messages_out::{GOING_AWAY, MessagesOut, NORMAL, Over, POLICY};
+use super::transfer::{Body, BodyFraming, Piece, Transfer};
+use crate::channels::{LagRule, Look, Seat, Start};
+use crate::runtime::counters::Counter;
+use crate::runtime::deadlines::{Deadline, Phase};
+use crate::runtime::socket::Socket;
+use crate::runtime::timers::Pulse;
+use crate::store::{MessageLook, Object};
+use crate::wire::http1::HeadWriter;
+use crate::wire::websocket::{FrameHead, Opcode};
+
+/// What a receiver wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The cache, then what comes.
+    Receive,
+    /// The same, and nobody else gets the cache until the publisher goes.
+    ReceiveClearCache,
+    /// One chunk.
+    Probe,
+}
+
+/// A receiver that a request asks for.
+pub struct Receive {
+    pub channel: String,
+    pub key: String,
+    pub kind: Kind,
+    /// The answer to its handshake.
+    pub head: Vec<u8>,
+}
+
+const WRONG_KEY: &str = "ERROR: Invalid streaming key";
+/// The text message `h`.
+const HEARTBEAT: &[u8] = &[0x81, 1, b'h'];
+
+/// Send the channel to whoever comes in time for it. Returns the last words, for the connection to
+/// say.
+pub async fn receive(
+    egress: &Egress,
+    receive: Receive,
+    input: Vec<u8>,
+    socket: &Socket,
+    deadline: &Deadline,
+) -> Vec<u8> {
+    let over = match run(egress, receive, input, (socket, deadline)).await {
+        Ok(never) => match never {},
+        Err(over) => over,
+    };
+    deadline.clear();
+    over.into_words()
+}
+
+enum Never {}
+
+async fn run(
+    egress: &Egress,
+    receive: Receive,
+    input: Vec<u8>,
+    (socket, deadline): (&Socket, &Deadline),
+) -> Result<Never, Over> {
+    let Receive { channel, key, kind, head } = receive;
+    let options = &egress.channels.options;
+    let pulse = Pulse::new(options.heartbeat_interval_s, Some(options.silence_timeout_s));
+    let pulse = (pulse, HEARTBEAT);
+    let mut out = MessagesOut::start(egress, (socket, deadline), pulse, (head, input)).await?;
+    let seat = egress.channels.seat(&channel);
+    deadline.phase(Phase::Waiting);
+    let start = wait_for_publisher(egress, &mut out, &seat, &key).await?;
+    if kind == Kind::ReceiveClearCache {
+        seat.end_cache();
+    }
+    deadline.phase(Phase::Following);
+    let offset = start_offset(&start);
+    let mut reader = out.reader(&start.object, offset);
+    let mut number = start.number;
+    loop {
+        match reader.object().message(number) {
+            MessageLook::Here(message) => {
+                reader.advance(message.start - reader.offset());
+                out.message(Opcode::Binary, &[], &mut reader, message.end).await?;
+                number += 1;
+                if kind == Kind::Probe {
+                    return Err(out.close(NORMAL, "one chunk was asked for"));
+                }
+                out.keep_pace().await?;
+            }
+            MessageLook::Forgotten { .. } => {
+                egress.counters.add(Counter::ReceiversLagged, 1);
+                if options.lag_rule == LagRule::Close {
+                    return Err(out.close(POLICY, "too slow: chunks were lost"));
+                }
+                number = newest(reader.object());
+            }
+            MessageLook::NotYet if !reader.object().is_open() => {
+                return Err(out.close(GOING_AWAY, "the publisher has gone"));
+            }
+            MessageLook::NotYet => {
+                out.wait(|context| reader.poll_message(number, context)).await?;
+            }
+        }
+    }
+}
+
+/// Where the first message lies, or will lie.
+fn start_offset(start: &Start) -> u64 {
+    match start.object.message(start.number) {
+        MessageLook::Here(message) => message.start,
+        MessageLook::Forgotten { .. } => start.object.head(),
+        MessageLook::NotYet => match start.object.message(start.number.wrapping_sub(1)) {
+            MessageLook::Here(before) => before.end,
+            _ => start.object.head(),
+        },
+    }
+}
+
+fn newest(object: &Object) -> u64 {
+    let (first, next) = object.messages();
+    next.saturating_sub(1).max(first)
+}
+
+async fn wait_for_publisher(
+    egress: &Egress,
+    out: &mut MessagesOut<'_>,
+    seat: &Seat,
+    key: &str,
+) -> Result<Start, Over> {
+    loop {
+        let mut news = seat.news();
+        match seat.look(key) {
+            Look::Live(start) => {
+                // Not before: who has the answer gets every chunk from then on.
+                out.flush().await?;
+                return Ok(start);
+            }
+            Look::WrongKey => {
+                out.put(FrameHead::new(Opcode::Text, true, WRONG_KEY.len() as u64).as_bytes());
+                out.put(WRONG_KEY.as_bytes());
+                return Err(out.close(POLICY, "Invalid streaming key"));
+            }
+            Look::Free => out.flush().await?,
+        }
+        out.wait(|context| news.poll_news(egress.core, context)).await?;
+    }
+}
+
+/// A channel over HTTP: the cache, then what comes.
+pub fn respond(egress: &Egress, ask: &Ask<'_>, start: &Start, out: &mut Vec<u8>) -> Got {
+    let mut head = HeadWriter::new(out, 200);
+    head.field("Content-Type", "application/octet-stream");
+    head.field("Cache-Control", "no-store");
+    let framing = if ask.is_http10 {
+        BodyFraming::UntilClose
+    } else {
+        head.field("Transfer-Encoding", "chunked");
+        BodyFraming::Chunked
+    };
+    head.lines(&egress.options.common_lines);
+    let keep_alive = ask.keep_alive && framing != BodyFraming::UntilClose;
+    finish_head(egress, &Ask { keep_alive, body: None, ..*ask }, out);
+    if ask.is_head {
+        return Got::Answered;
+    }
+    egress.counters.add(Counter::ReadersFollowing, 1);
+    let object = start.object.clone();
+    let body = vec![Piece::Object { object, start: start_offset(start), end: u64::MAX }];
+    Got::Transfer(Box::new(Transfer { body: Body::Pieces(body), framing }))
+}

@@ -1,0 +1,387 @@
+//! Messages on their way in through a WebSocket: unmasked in the core's receive buffer, appended, and
+//! their ends noted as messages of the object. What the object is, and when it ends, is the door's
+//! business.
+//!
+//! | the intake is at | left by |
+//! |---|---|
+//! | bytes in the socket | `Intake::take`: unmask, append, tell who watches |
+//! | nothing in the socket | more of it, a beat of the pulse, the door's stop |
+//! | the end | `Ended`: the peer's close, its silence, what it did wrong, a stop, a failed append |
+
+use std::future::Future;
+use std::io::IoSlice;
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use super::Ingest;
+use super::upload::{UploadError, Watcher};
+use crate::runtime::counters::Counter;
+use crate::runtime::socket::Socket;
+use crate::runtime::timers::{Beat, Pulse};
+use crate::runtime::worker::yield_now;
+use crate::store::{MessageEnd, MessageKind, Partial, Writer};
+use crate::wire::websocket::{self, Peer, PeerEvent, PeerLimits, Utf8, Violation, close_frame};
+
+/// Received without waiting before other tasks of the core have their turn.
+const TURN_BYTES_MAX: u64 = 2 << 20;
+/// Received and written in one go on another thread.
+const ASIDE_BYTES: usize = 1 << 20;
+/// A peer that lets so much of our frames lie does not read.
+const OUTBOX_BYTES_MAX: usize = 16 << 10;
+
+/// Codes of RFC 6455 §7.4.1.
+pub(super) const GOING_AWAY: u16 = 1001;
+pub(super) const POLICY: u16 = 1008;
+pub(super) const SERVER_ERROR: u16 = 1011;
+
+/// Which messages are for the object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Text and binary.
+    All,
+    Binary,
+}
+
+/// How the messages of a peer become an object.
+pub(super) struct Intake {
+    pub(super) writer: Writer,
+    pub(super) watcher: Watcher,
+    peer: Peer,
+    wanted: Wanted,
+    partial: Partial,
+    /// Whether what came is text, for followers; `None` if nobody asks.
+    text: Option<Text>,
+    /// Bytes that the packager refused end the upload; if not, they are no longer shown to it.
+    is_refusal_fatal: bool,
+}
+
+/// Two judgements: of each message, and of all bytes together.
+pub(super) struct Text {
+    message: Utf8,
+    whole: Utf8,
+}
+
+/// What one look at the socket brought.
+#[derive(Default)]
+struct Taken {
+    /// The peer is there: a message or a pong.
+    is_heard: bool,
+    messages: u64,
+    bytes: u64,
+    is_closed: bool,
+    violation: Option<Violation>,
+    /// Frames that answer the peer's.
+    answers: Vec<u8>,
+}
+
+/// Why the messages ended.
+pub(super) enum Ended {
+    /// A close frame, whose echo this is.
+    Closed(Vec<u8>),
+    /// Without a close frame.
+    PeerGone,
+    Silent,
+    Violation(Violation),
+    Stopped,
+    Failed(UploadError),
+}
+
+/// What a door does while messages come.
+pub(super) trait Door {
+    /// The frame that says that this side is alive.
+    fn beat(&mut self, intake: &Intake) -> impl Future<Output = Vec<u8>>;
+    /// Messages were appended.
+    fn note(&mut self, intake: &mut Intake);
+    /// Ready when the door wants an end.
+    fn poll_stop(&mut self, context: &mut Context<'_>) -> Poll<()>;
+}
+
+impl Intake {
+    pub(super) fn new(
+        writer: Writer,
+        watcher: Watcher,
+        (wanted, partial): (Wanted, Partial),
+        message_bytes_max: u64,
+    ) -> Intake {
+        let peer = Peer::new(PeerLimits { message_bytes_max, checks_text: false });
+        let (text, is_refusal_fatal) = (None, wanted == Wanted::All);
+        Intake { writer, watcher, peer, wanted, partial, text, is_refusal_fatal }
+    }
+
+    /// Judge messages; `whole` has seen what the object had before, if that is known to be text.
+    pub(super) fn judge_text(&mut self, whole: Utf8) {
+        self.text = Some(Text { message: Utf8::default(), whole });
+    }
+
+    /// Unmask, append, and show what was appended to who watches.
+    fn take(&mut self, input: &mut [u8]) -> (Taken, Result<(), UploadError>) {
+        let mut taken = Taken::default();
+        let mut pieces = Vec::new();
+        let mut ends = Vec::new();
+        let mut at = self.writer.written();
+        let (wanted, text) = (self.wanted, &mut self.text);
+        let outcome = self.peer.push(input, &mut |event| match event {
+            PeerEvent::Data { kind, bytes, is_last, .. } => {
+                taken.is_heard |= is_last;
+                if wanted == Wanted::Binary && kind == websocket::MessageKind::Text {
+                    return;
+                }
+                at += bytes.len() as u64;
+                taken.bytes += bytes.len() as u64;
+                text.iter_mut().for_each(|text| text.push(bytes));
+                if !bytes.is_empty() {
+                    pieces.push(IoSlice::new(bytes));
+                }
+                if is_last {
+                    let kind = text.as_mut().map_or(MessageKind::Binary, Text::end_message);
+                    ends.push(MessageEnd { offset: at, kind });
+                }
+            }
+            PeerEvent::Pong { .. } => taken.is_heard = true,
+            PeerEvent::Ping => {}
+            PeerEvent::Close { .. } => taken.is_closed = true,
+        });
+        taken.violation = outcome.err();
+        taken.messages = ends.len() as u64;
+        let appended = self.append(&pieces, &ends, at);
+        taken.answers = self.peer.take_answers();
+        (taken, appended)
+    }
+
+    fn append(
+        &mut self,
+        pieces: &[IoSlice<'_>],
+        ends: &[MessageEnd],
+        end: u64,
+    ) -> Result<(), UploadError> {
+        if pieces.is_empty() && ends.is_empty() {
+            return Ok(());
+        }
+        if let Some(text) = self.text.as_ref().filter(|text| text.whole.is_valid()) {
+            self.writer.set_text_end(end - u64::from(text.whole.pending()));
+        }
+        self.writer.append_messages(pieces, ends, self.partial)?;
+        let noted = pieces.iter().try_for_each(|piece| self.watcher.note(piece, &mut self.writer));
+        match noted {
+            Err(UploadError::Refused(_)) if !self.is_refusal_fatal => {
+                self.watcher = Watcher::Nobody;
+                Ok(())
+            }
+            noted => noted,
+        }
+    }
+
+    /// Receive once; `None` if there is nothing now.
+    fn receive_some(&mut self, ingest: &Ingest, socket: &Socket) -> Result<Option<Taken>, Ended> {
+        let mut buffer = ingest.receive_buffer.borrow_mut();
+        match socket.try_recv(&mut buffer) {
+            Ok(Some(0)) | Err(_) => Err(Ended::PeerGone),
+            Ok(None) => Ok(None),
+            Ok(Some(got)) => self.take_here(ingest, &mut buffer[..got]).map(Some),
+        }
+    }
+
+    fn take_here(&mut self, ingest: &Ingest, input: &mut [u8]) -> Result<Taken, Ended> {
+        let (taken, outcome) = ingest.disk.run_here(|| self.take(input));
+        count(ingest, &taken);
+        outcome.map(|()| taken).map_err(Ended::Failed)
+    }
+
+    /// As `receive_some`, with the write on another thread: the disk is slow.
+    async fn receive_aside(
+        mut self,
+        ingest: &Ingest,
+        socket: &Socket,
+    ) -> (Intake, Result<Option<Taken>, Ended>) {
+        let mut input = ingest.take_aside_buffer(ASIDE_BYTES);
+        let got = match socket.try_recv(&mut input) {
+            Ok(Some(0)) | Err(_) => return (self, Err(Ended::PeerGone)),
+            Ok(None) => {
+                ingest.give_back(input);
+                return (self, Ok(None));
+            }
+            Ok(Some(got)) => got,
+        };
+        self.writer.move_to(None);
+        let job = move || {
+            let (taken, outcome) = self.take(&mut input[..got]);
+            (self, taken, outcome, input)
+        };
+        let (mut intake, taken, outcome, input) = ingest.disk.run(job).await;
+        intake.writer.move_to(Some(ingest.core));
+        ingest.give_back(input);
+        count(ingest, &taken);
+        (intake, outcome.map(|()| Some(taken)).map_err(Ended::Failed))
+    }
+}
+
+fn count(ingest: &Ingest, taken: &Taken) {
+    ingest.counters.add(Counter::BytesIn, taken.bytes);
+    ingest.counters.add(Counter::WebsocketMessagesIn, taken.messages);
+}
+
+impl Text {
+    fn push(&mut self, bytes: &[u8]) {
+        self.message.push(bytes);
+        if self.whole.is_valid() {
+            self.whole.push(bytes);
+        }
+    }
+
+    /// A character may go on in the next message, as long as it is one.
+    fn end_message(&mut self) -> MessageKind {
+        if self.message.is_valid() {
+            return MessageKind::Text { pending: self.message.pending() };
+        }
+        self.message.reset();
+        MessageKind::Binary
+    }
+}
+
+/// The connection of an intake.
+pub(super) struct Link<'a> {
+    pub(super) ingest: &'a Ingest,
+    pub(super) socket: &'a Socket,
+    pub(super) pulse: Pulse,
+    /// Frames of ours that the socket had no room for.
+    pub(super) outbox: Vec<u8>,
+}
+
+impl Link<'_> {
+    /// Receive messages to their end. `input` is what came behind the request.
+    pub(super) async fn run(
+        &mut self,
+        mut intake: Intake,
+        door: &mut impl Door,
+        mut input: Vec<u8>,
+    ) -> (Intake, Ended) {
+        let mut first = Some(intake.take_here(self.ingest, &mut input));
+        let mut turn_bytes = 0;
+        loop {
+            let received = match first.take() {
+                Some(first) => first.map(Some),
+                None if self.ingest.disk.is_wary() => {
+                    let (back, received) = intake.receive_aside(self.ingest, self.socket).await;
+                    intake = back;
+                    received
+                }
+                None => intake.receive_some(self.ingest, self.socket),
+            };
+            let outcome = match received {
+                Ok(Some(taken)) => {
+                    turn_bytes += taken.bytes;
+                    door.note(&mut intake);
+                    self.attend(taken)
+                }
+                Ok(None) => {
+                    turn_bytes = 0;
+                    self.wait(&intake, door).await
+                }
+                Err(ended) => Err(ended),
+            };
+            if let Err(ended) = outcome {
+                return (intake, ended);
+            }
+            if turn_bytes > TURN_BYTES_MAX {
+                // A fast peer never makes its core wait: let the others have their turn.
+                turn_bytes = 0;
+                yield_now().await;
+            }
+        }
+    }
+
+    fn attend(&mut self, taken: Taken) -> Result<(), Ended> {
+        if taken.is_heard {
+            self.pulse.heard();
+        }
+        if let Some(violation) = taken.violation {
+            return Err(Ended::Violation(violation));
+        }
+        if taken.is_closed {
+            return Err(Ended::Closed(taken.answers));
+        }
+        self.send(&taken.answers)
+    }
+
+    /// Send frames of ours, or keep what does not fit.
+    pub(super) fn send(&mut self, frames: &[u8]) -> Result<(), Ended> {
+        self.outbox.extend_from_slice(frames);
+        if self.outbox.is_empty() {
+            return Ok(());
+        }
+        match self.socket.try_send(&self.outbox) {
+            Ok(sent) => drop(self.outbox.drain(..sent.unwrap_or(0))),
+            Err(_) => return Err(Ended::PeerGone),
+        }
+        if self.outbox.len() > OUTBOX_BYTES_MAX {
+            return Err(Ended::PeerGone);
+        }
+        if self.outbox.is_empty() {
+            self.outbox = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// Wait for bytes; beats of the pulse, the door's stop and room for the outbox come in between.
+    async fn wait(&mut self, intake: &Intake, door: &mut impl Door) -> Result<(), Ended> {
+        let waited = {
+            let mut readable = pin!(self.socket.readable());
+            let mut writable = pin!(self.socket.writable());
+            let (pulse, has_outbox) = (&mut self.pulse, !self.outbox.is_empty());
+            std::future::poll_fn(|context| {
+                if door.poll_stop(context).is_ready() {
+                    return Poll::Ready(Err(Ended::Stopped));
+                }
+                if let Poll::Ready(beat) = pulse.poll_beat(context) {
+                    return Poll::Ready(Ok(Some(beat)));
+                }
+                if readable.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Ok(None));
+                }
+                if has_outbox && writable.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Ok(None));
+                }
+                Poll::Pending
+            })
+            .await?
+        };
+        match waited {
+            Some(Beat::Silent) => Err(Ended::Silent),
+            Some(Beat::Speak) => {
+                if !intake.writer.object().is_open() {
+                    // Taken over or removed: the next append would say so.
+                    return Err(Ended::Stopped);
+                }
+                self.ingest.counters.add(Counter::Heartbeats, 1);
+                let frame = door.beat(intake).await;
+                self.send(&frame)
+            }
+            None => self.send(&[]),
+        }
+    }
+
+    /// The frame that says why the connection ends, behind what was not sent yet; nothing for who
+    /// is gone.
+    pub(super) fn last_words(&mut self, ended: &Ended) -> Vec<u8> {
+        let frame = match ended {
+            Ended::PeerGone => return Vec::new(),
+            Ended::Closed(echo) => echo.clone(),
+            Ended::Silent => close_frame(POLICY, "silent for too long"),
+            Ended::Violation(violation) => close_frame(violation.code(), &violation.to_string()),
+            Ended::Stopped => close_frame(GOING_AWAY, "the server has ended this stream"),
+            Ended::Failed(error) => close_frame(code_of(error), &error.to_string()),
+        };
+        let mut words = std::mem::take(&mut self.outbox);
+        words.extend_from_slice(&frame);
+        words
+    }
+}
+
+fn code_of(error: &UploadError) -> u16 {
+    use crate::store::WriteError;
+    match error {
+        UploadError::Write(WriteError::TakenOver | WriteError::Removed) => GOING_AWAY,
+        UploadError::Refused(_) | UploadError::Write(WriteError::TooLarge) => POLICY,
+        _ => SERVER_ERROR,
+    }
+}

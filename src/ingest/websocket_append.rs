@@ -1,0 +1,213 @@
+//! APPEND of httpfstream: each message of a WebSocket is appended to an object, which is continued at
+//! its end if it is there already, and sealed when the appender goes, however it goes.
+//!
+//! | an appender is | left by |
+//! |---|---|
+//! | asking for its object | the object, or a refusal: it has an active writer, its path is taken |
+//! | appending | its close or its loss, silence (pings keep it alive), DELETE, a PUT of the same name |
+//! | over | the object is sealed as far as whole messages came |
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::Ingest;
+use super::append_sessions::Session;
+use super::messages_in::{Door, Ended, Intake, Link, Wanted};
+use super::upload::{UploadError, Watcher, seal};
+use crate::runtime::clock;
+use crate::runtime::counters::Counter;
+use crate::runtime::deadlines::{Deadline, Phase};
+use crate::runtime::socket::Socket;
+use crate::runtime::timers::{self, Pulse};
+use crate::store::{
+    BeginError, Ending, MessageWindow, NewObject, ObjectInfo, Partial, StorageError, Visibility,
+    WriteRule, Writer,
+};
+use crate::wire::media_type;
+use crate::wire::websocket::{Opcode, Utf8, control_frame};
+
+/// A message may be as long as this.
+const MESSAGE_BYTES_MAX: u64 = 1 << 30;
+/// Messages whose ends are remembered for followers that fall behind, with 8 bytes each.
+const MESSAGES_KEPT_MAX: usize = 1 << 18;
+/// What an object has is looked through for text up to this; a longer one is taken for binary.
+const TEXT_CHECK_BYTES_MAX: u64 = 64 << 20;
+/// How often a connection looks whether the one before it has made room.
+const ROOM_LOOKS_MAX: usize = 100;
+const ROOM_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// An appender that a request asks for.
+pub struct Append {
+    pub name: String,
+    /// Names the appender over all its connections, if it can resume.
+    pub session: Option<String>,
+    /// The answer to its handshake, without the empty line.
+    pub head: Vec<u8>,
+}
+
+/// The header field that tells a client that can resume how long the object is.
+const OFFSET: &str = "Headwater-Offset";
+
+/// Append messages until the appender goes. Returns the last words, for the connection to say.
+pub async fn append(
+    ingest: &Ingest,
+    append: Append,
+    input: Vec<u8>,
+    socket: &Socket,
+    deadline: &Deadline,
+) -> Result<Vec<u8>, UploadError> {
+    let Append { name, session, mut head } = append;
+    deadline.phase(Phase::Uploading);
+    let (writer, watcher) = begin(ingest, &name, session.as_deref()).await?;
+    let session = session.map(|session| ingest.append_sessions.enter(&name, &session));
+    ingest.counters.add(Counter::WebsocketAppenders, 1);
+    let length = writer.object().tail();
+    if session.is_some() {
+        head.extend_from_slice(format!("{OFFSET}: {length}\r\n").as_bytes());
+    }
+    head.extend_from_slice(b"\r\n");
+    let is_atomic = matches!(watcher, Watcher::Nobody);
+    let partial = if is_atomic { Partial::Hidden } else { Partial::Visible };
+    let (writer, whole) = look_through(ingest, writer).await;
+    let mut intake = Intake::new(writer, watcher, (Wanted::All, partial), MESSAGE_BYTES_MAX);
+    intake.judge_text(whole);
+    let options = &ingest.options;
+    let pulse = Pulse::new(options.ping_interval_s, Some(options.append_idle_timeout_s));
+    let mut link = Link { ingest, socket, pulse, outbox: head };
+    let mut door = Appending { ingest, session, synced: length };
+    let (intake, ended) = link.run(intake, &mut door, input).await;
+    let words = link.last_words(&ended);
+    let Intake { writer, watcher, .. } = intake;
+    if writer.object().is_open() {
+        let sealed = seal(ingest, writer, watcher).await;
+        ingest.counters.add(Counter::UploadsSealed, u64::from(sealed.is_ok()));
+        sealed?;
+    } else {
+        ingest.counters.add(Counter::UploadsAborted, 1);
+    }
+    drop(door);
+    match ended {
+        // Whoever deleted or replaced the object is to be named.
+        Ended::Failed(error @ UploadError::Write(_)) => {
+            tracing::debug!(object = name, %error, "an appender was ended");
+        }
+        Ended::Failed(error) => tracing::info!(object = name, %error, "an appender was ended"),
+        _ => {}
+    }
+    Ok(words)
+}
+
+/// The object, once an earlier connection of the same appender has made room.
+async fn begin(
+    ingest: &Ingest,
+    name: &str,
+    session: Option<&str>,
+) -> Result<(Writer, Watcher), UploadError> {
+    // Asked first: what is refused leaves nothing behind.
+    let feed = ingest.packager.feed(name).map_err(UploadError::Refused)?;
+    let mut looks = 0;
+    let mut writer = loop {
+        match resume(ingest, name).await {
+            Err(BeginError::WriterActive) if looks < ROOM_LOOKS_MAX => {
+                let is_own = session.is_some_and(|session| {
+                    ingest.append_sessions.displace(&ingest.store, name, session)
+                });
+                // Between the end of its session and its seal it is nobody's.
+                if !is_own && looks == 0 {
+                    return Err(BeginError::WriterActive.into());
+                }
+                looks += 1;
+                timers::sleep(ROOM_LOOK_INTERVAL).await;
+            }
+            outcome => break outcome?,
+        }
+    };
+    writer.keep_messages(MessageWindow { bytes_max: u64::MAX, count_max: MESSAGES_KEPT_MAX });
+    let class = media_type::class_of(name, writer.object().info.header("Content-Type"));
+    Ok((writer, Watcher::new(feed, class)))
+}
+
+async fn resume(ingest: &Ingest, name: &str) -> Result<Writer, BeginError> {
+    let (store, core, name) = (ingest.store.clone(), Some(ingest.core), name.to_owned());
+    let info = ObjectInfo { created_ms: clock::unix_ms(), ..ObjectInfo::default() };
+    let resume = move || {
+        let (visibility, rule) = (Visibility::AtOnce, WriteRule::Refuse);
+        let ending = Ending::Sealed;
+        store.resume(NewObject { name: &name, info, visibility, rule, ending, core })
+    };
+    ingest.disk.run(resume).await
+}
+
+/// Whether what the object has is text: known, or looked through.
+async fn look_through(ingest: &Ingest, mut writer: Writer) -> (Writer, Utf8) {
+    let length = writer.object().tail();
+    let known = writer.object().text_end();
+    if length == 0 || length - known.min(length) <= 3 && known > 0 {
+        let mut whole = Utf8::default();
+        // The beginning of a character that is going to be completed.
+        let read = writer.read_back(known.min(length), length, &mut |bytes| {
+            whole.push(bytes);
+        });
+        return (writer, if read.is_ok() { whole } else { Utf8::broken() });
+    }
+    if length > TEXT_CHECK_BYTES_MAX {
+        return (writer, Utf8::broken());
+    }
+    let look = move || {
+        let mut whole = Utf8::default();
+        let read = writer.read_back(0, length, &mut |bytes| {
+            whole.push(bytes);
+        });
+        if read.is_ok() && whole.is_valid() {
+            writer.set_text_end(length - u64::from(whole.pending()));
+            return (writer, whole);
+        }
+        (writer, Utf8::broken())
+    };
+    ingest.disk.run(look).await
+}
+
+struct Appending<'a> {
+    ingest: &'a Ingest,
+    session: Option<Session>,
+    /// As far as the object is on disk, where that is asked for.
+    synced: u64,
+}
+
+impl Appending<'_> {
+    /// How much of the object cannot be lost any more.
+    async fn confirmed(&mut self, writer: &Writer) -> Result<u64, StorageError> {
+        let tail = writer.object().tail();
+        let ingest = self.ingest;
+        if ingest.options.is_durable && !ingest.store.is_memory_only() && tail > self.synced {
+            for file in writer.files_from(self.synced)? {
+                ingest.ring.sync(file).await.map_err(StorageError::from)?;
+            }
+            self.synced = tail;
+        }
+        Ok(tail)
+    }
+}
+
+impl Door for Appending<'_> {
+    /// A ping; to an appender that can resume it says how long the object is.
+    async fn beat(&mut self, intake: &Intake) -> Vec<u8> {
+        if self.session.is_none() {
+            return control_frame(Opcode::Ping, &[]);
+        }
+        match self.confirmed(&intake.writer).await {
+            Ok(length) => control_frame(Opcode::Ping, length.to_string().as_bytes()),
+            Err(error) => {
+                tracing::error!(%error, "an object that is appended to cannot be synced");
+                control_frame(Opcode::Ping, self.synced.to_string().as_bytes())
+            }
+        }
+    }
+
+    fn note(&mut self, _intake: &mut Intake) {}
+
+    fn poll_stop(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let core = self.ingest.core;
+        self.session.as_mut().map_or(Poll::Pending, |session| session.wait.poll_news(core, context))
+    }
+}
