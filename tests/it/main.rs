@@ -37,6 +37,7 @@ mod admin;
 mod caches;
 mod caches_live;
 mod cli;
+mod migrate;
 mod publish;
 
 mod autobahn;
