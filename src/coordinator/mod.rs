@@ -13,7 +13,7 @@ mod control_token;
 mod hub;
 mod outbox;
 mod settings;
-mod side_thread;
+mod control_thread;
 mod snapshot;
 mod stream_id;
 mod web_hooks;
@@ -33,13 +33,13 @@ pub use control_http::COORDINATOR_CONNECTIONS_MAX;
 pub use control_link::{OUTGOING_MESSAGES_MAX, Pace};
 pub use control_token::Credentials;
 pub use outbox::EVENTS_WAITING_MAX;
-pub use side_thread::Stopper;
+pub use control_thread::Stopper;
 pub use web_hooks::{EVENT_CALLS_MAX, Hook, KEY_CHECKS_MAX};
 
 use board::{Board, Rules};
 use control_http::Door;
 use hub::Hub;
-use side_thread::SideThread;
+use control_thread::SideThread;
 use snapshot::Snapshot;
 use web_hooks::WebHooks;
 

@@ -14,13 +14,14 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::digest::{Base, Fingerprint};
 use super::directory::{NewObject, Shard, Store, Visibility, WriteRule};
 use super::error::{BeginError, StorageError};
 use super::extent::{Extent, Place};
-use super::format::{self, Layout, Record};
+use super::format::{self, Layout, Record, SealRecord};
 use super::object::{Ending, Object, ObjectInfo, Seal};
 use super::writer::{Continued, Writer};
 
@@ -101,12 +102,7 @@ impl Store {
         let path = layout.object(&sealed.name);
         let (id, extent_bytes, record, extents) = match seal.fingerprint {
             Fingerprint::Digest(digest) => {
-                let record = Record::read_from(&path).ok_or(StorageError::Changed)?;
-                let is_it = record.id == sealed.id && record.name == *sealed.name;
-                let found = record.sealed.as_ref().map(|found| (found.length, found.digest));
-                if !is_it || found != Some((seal.length, digest)) {
-                    return Err(StorageError::Changed);
-                }
+                let record = record_of(&path, sealed, seal, digest).ok_or(StorageError::Changed)?;
                 let extents = sealed.extents.read().list.clone();
                 (sealed.id, record.extent_bytes, Some(record), extents)
             }
@@ -117,7 +113,6 @@ impl Store {
                 let extent_bytes = self.options.extent_bytes.max(pages);
                 let place = Place::Path(path.clone());
                 let extent = Arc::new(Extent::new(0, extent_bytes, place, None));
-                self.pin_for_readers(sealed);
                 (self.new_id(), extent_bytes, None, VecDeque::from([extent]))
             }
         };
@@ -125,12 +120,12 @@ impl Store {
         let file = last.file_to_write()?;
         let there = file.metadata()?.len();
         let expected = seal.length - last.start;
-        if there < expected {
+        if there != expected {
             return Err(StorageError::Changed);
         }
-        if there > expected && last.start > 0 {
-            // Left behind by a crash; in front of new bytes it would be in the way.
-            file.set_len(expected)?;
+        if record.is_none() {
+            // From here on two extents have one path: the one of the plain file goes on without it.
+            self.pin_for_readers(sealed);
         }
         let object = Object::continued(sealed, id, extent_bytes, extents);
         Ok(Reopened { object, last: (seal.length < last.end()).then_some(file), record })
@@ -182,4 +177,21 @@ impl Store {
         self.doom_extents(object);
         self.count_out_open(object);
     }
+}
+
+/// The record of a sealed object, which must be on disk. One that could not be written at the seal is
+/// what it should have been.
+fn record_of(path: &Path, sealed: &Object, seal: &Seal, digest: u64) -> Option<Record> {
+    let mut record = Record::read_from(path)?;
+    let wanted =
+        SealRecord { length: seal.length, digest, sealed_ms: seal.modified_ms, torn: false };
+    let is_unwritten = record.sealed.is_none() || record.open_base().is_some();
+    if is_unwritten {
+        record.sealed = Some(wanted);
+    }
+    let found = record.sealed.as_ref()?;
+    let is_it = record.id == sealed.id
+        && record.name == *sealed.name
+        && (found.length, found.digest) == (seal.length, digest);
+    is_it.then_some(record)
 }

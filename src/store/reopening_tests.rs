@@ -610,6 +610,13 @@ fn a_seal_that_cannot_be_written_is_made_up_for() {
     let tag = chained_etag(&pattern(0, 9100), &[100, 9100]);
     assert_eq!(object.seal().unwrap().etag, tag);
     disk.crash().holds("a", &pattern(0, 9100), &tag);
+    // And so does the next writer.
+    let mut writer = resume(&disk.store, "a");
+    put(&mut writer, &pattern(9100, 100));
+    drop(writer);
+    drop(object);
+    let tag = chained_etag(&pattern(0, 9200), &[100, 9100, 9200]);
+    disk.crash().holds("a", &pattern(0, 9200), &tag);
 }
 
 /// Goal: whatever happens at the same time, what is counted is what is there, and nothing is left.
@@ -710,10 +717,12 @@ fn a_continued_object_is_not_in_the_body_cache() {
 fn a_file_that_was_changed_is_not_continued() {
     let disk = Disk::new();
     upload(&disk.store, "a", b"first");
-    std::fs::write(disk.path().join("a"), b"fir").unwrap();
-    let refused = disk.store.resume(new_object("a"));
-    assert!(matches!(refused, Err(BeginError::Storage(_))));
-    assert_eq!(disk.store.gauges().open_objects, 0);
+    for changed in ["fir", "first and more"] {
+        std::fs::write(disk.path().join("a"), changed).unwrap();
+        let refused = disk.store.resume(new_object("a"));
+        assert!(matches!(refused, Err(BeginError::Storage(_))));
+        assert_eq!(disk.store.gauges().open_objects, 0);
+    }
 }
 
 /// What an appender does.
