@@ -4,7 +4,9 @@ pub mod append;
 pub mod check;
 pub mod coordinator;
 pub mod demo;
+mod dotenv;
 pub mod follow;
+pub mod migrate;
 pub mod publish;
 mod publish_source;
 mod publish_upload;
@@ -27,6 +29,8 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Check a configuration and print the limits it sets
     Check(check::CheckArgs),
+    /// Turn the configuration of a predecessor into ours
+    Migrate(migrate::MigrateArgs),
 }
 
 pub fn run(command: Command) -> anyhow::Result<()> {
@@ -38,5 +42,6 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Follow(args) => follow::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Migrate(args) => migrate::run(&args),
     }
 }

@@ -66,6 +66,7 @@ pub(super) fn control_options(
             heartbeat_interval: Duration::from_secs(section.heartbeat_interval_s),
             silence_timeout: Duration::from_secs(section.silence_timeout_s),
         },
+        reconnect_pause: Duration::from_secs(section.coordinator_retry_s),
         ..ClientOptions::new(url)
     })
 }

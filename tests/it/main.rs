@@ -37,9 +37,14 @@ mod admin;
 mod caches;
 mod caches_live;
 mod cli;
+mod migrate;
 mod publish;
 
 mod autobahn;
+mod coordinator;
+mod coordinator_client;
+mod coordinator_kit;
+
 mod ffmpeg;
 mod player_page;
 mod publish_page;
