@@ -1,6 +1,6 @@
 //! An appender: what the program writes becomes messages, which are kept until the server has said
 //! that it stored them. The handle is a file for the program; the session behind it runs on the
-//! side thread.
+//! event loop.
 //!
 //! | session | left when |
 //! |---|---|
@@ -22,11 +22,11 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use super::Options;
 use super::dial::{self, Answer, Connection};
 use super::endpoint::Endpoint;
+use super::event_loop::EventLoop;
 use super::failure::ClientError;
 use super::frames::{FrameReader, FrameWriter, Said};
 use super::resume::{MESSAGE_BYTES_MAX, Outbox};
 use super::retry::Retry;
-use super::side_thread::SideThread;
 
 /// httpfstream cuts an appender that says nothing for 25 s, and does not ping; a pong is enough.
 const PONG_INTERVAL: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ pub struct Appender {
     finish: oneshot::Sender<()>,
     /// One for each message that found room, and one for the first connection.
     taken: mpsc::Receiver<()>,
-    thread: Option<SideThread<Appended>>,
+    thread: Option<EventLoop<Appended>>,
 }
 
 impl Appender {
@@ -57,7 +57,7 @@ impl Appender {
         let (finish, finished) = oneshot::channel();
         let (taker, taken) = mpsc::channel();
         let input = Input { inbox, finished, taker };
-        let thread = SideThread::start("append", move || run(endpoint, options, input))?;
+        let thread = EventLoop::start("append", move || run(endpoint, options, input))?;
         let mut appender = Appender { messages, finish, taken, thread: Some(thread) };
         appender.wait()?;
         Ok(appender)
@@ -66,7 +66,7 @@ impl Appender {
     /// End in good order: returns when the server has everything and says so.
     pub fn finish(self) -> Result<Appended, ClientError> {
         let _ = self.finish.send(());
-        self.thread.map_or(Err(ClientError::Ended), SideThread::join)
+        self.thread.map_or(Err(ClientError::Ended), EventLoop::join)
     }
 
     /// Messages of `bytes`, one if they are not too long.
@@ -83,7 +83,7 @@ impl Appender {
         if self.taken.recv().is_ok() {
             return Ok(());
         }
-        let outcome = self.thread.take().map(SideThread::join);
+        let outcome = self.thread.take().map(EventLoop::join);
         Err(outcome.and_then(Result::err).unwrap_or(ClientError::Ended))
     }
 }

@@ -1,6 +1,6 @@
 //! A follower: the bytes of an object as they come, by a WebSocket while it is appended to, by a
 //! plain answer when it is whole. The handle is a file for the program; the connection is held on
-//! the side thread, which is at most a few pieces ahead.
+//! the event loop, which is at most a few pieces ahead.
 
 use std::io::{self, Read};
 use std::sync::mpsc;
@@ -12,12 +12,12 @@ use tokio::time::timeout;
 use super::Options;
 use super::dial::{self, Answer, Connection};
 use super::endpoint::Endpoint;
+use super::event_loop::EventLoop;
 use super::failure::ClientError;
 use super::frames::{FrameReader, FrameWriter, Said};
 use super::plain_body::{Piece, PlainBody};
 use super::resume::Place;
 use super::retry::Retry;
-use super::side_thread::SideThread;
 
 /// Pieces, each of one read at most, that wait for the program.
 const PIECES_AHEAD_MAX: usize = 8;
@@ -28,7 +28,7 @@ pub struct Follower {
     /// The first is empty: there is an answer.
     pieces: mpsc::Receiver<Bytes>,
     current: Bytes,
-    thread: Option<SideThread<()>>,
+    thread: Option<EventLoop<()>>,
     has_failed: bool,
 }
 
@@ -36,7 +36,7 @@ impl Follower {
     pub(super) fn open(url: &str, options: &Options) -> Result<Follower, ClientError> {
         let (endpoint, options) = (Endpoint::parse(url)?, options.clone());
         let (sender, pieces) = mpsc::sync_channel(PIECES_AHEAD_MAX);
-        let thread = SideThread::start("follow", move || run(endpoint, options, sender))?;
+        let thread = EventLoop::start("follow", move || run(endpoint, options, sender))?;
         let thread = Some(thread);
         let mut follower = Follower { pieces, current: Bytes::new(), thread, has_failed: false };
         follower.next_piece()?;
@@ -52,7 +52,7 @@ impl Follower {
         if self.has_failed {
             return Err(ClientError::Ended);
         }
-        let outcome = self.thread.take().map_or(Ok(()), SideThread::join);
+        let outcome = self.thread.take().map_or(Ok(()), EventLoop::join);
         self.has_failed = outcome.is_err();
         outcome.map(|()| false)
     }

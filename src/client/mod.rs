@@ -32,13 +32,13 @@
 mod appender;
 mod dial;
 mod endpoint;
+mod event_loop;
 mod failure;
 mod follower;
 mod frames;
 mod plain_body;
 mod resume;
 mod retry;
-mod side_thread;
 
 use std::io::{ErrorKind, Read};
 

@@ -577,30 +577,44 @@ fn a_final_close_is_an_error() {
 
 // Between our own programs.
 
-/// Goal: what is appended through breaking connections is stored once, and followed once. Method:
-/// proxies on both sides of a server, a follower from the beginning, one of the finished object.
+/// Goal: what is appended through breaking connections is stored once. Method: a proxy that cuts in
+/// requests, frames and answers.
 #[test]
-fn the_server_resumes_both_sides() {
+fn the_server_resumes_appenders() {
     let server = Server::start();
     let cuts = [Cut::Up(100_000), Cut::Up(3000), Cut::Down(150), Cut::Up(200_000), Cut::Up(65_536)];
-    let up = Proxy::start(server.address, &cuts);
+    let proxy = Proxy::start(server.address, &cuts);
     let input = noise(11, 1_500_000);
-    let mut appender = Options::default().open_append(&up.url()).unwrap();
-    let cuts = [Cut::Down(80_000), Cut::Down(400), Cut::Up(50), Cut::Down(333_333)];
-    let down = Proxy::start(server.address, &cuts);
-    let mut follower = Options::default().follow(&down.url()).unwrap();
+    assert_well(&append(&[&proxy.url()], &input));
+    assert_eq!(proxy.left(), 0, "the test cuts less than it says");
+    get(server.address, "/f.txt").assert_body(200, &input);
+}
+
+/// Goal: what is followed through breaking connections comes once, while the object is appended to
+/// and from the plain answer after its end. Method: a follower whose connections are cut, and whose
+/// last one may find a sealed object.
+#[test]
+fn the_server_resumes_followers() {
+    let server = Server::start();
+    let url = format!("http://{}/f.txt", server.address);
+    let input = noise(13, 1_500_000);
+    let mut appender = Options::default().open_append(&url).unwrap();
+    appender.write_all(&input[..10_000]).unwrap();
+    let cuts =
+        [Cut::Down(80_000), Cut::Down(400), Cut::Up(50), Cut::Down(333_333), Cut::Down(200_000)];
+    let proxy = Proxy::start(server.address, &cuts);
+    let mut follower = Options::default().follow(&proxy.url()).unwrap();
     let reader = thread::spawn(move || {
         let mut bytes = Vec::new();
         follower.read_to_end(&mut bytes).map(|_| bytes)
     });
-    for message in input.chunks(10_000) {
+    for message in input[10_000..].chunks(10_000) {
         appender.write_all(message).unwrap();
     }
     assert_eq!(appender.finish().unwrap().bytes, input.len() as u64);
     assert_same(&reader.join().unwrap().unwrap(), &input);
-    assert_eq!((up.left(), down.left()), (0, 0), "the test cuts less than it says");
-    get(server.address, "/f.txt").assert_body(200, &input);
-    let (output, ended) = follow(&[&format!("http://{}/f.txt", server.address)]);
+    assert_eq!(proxy.left(), 0, "the test cuts less than it says");
+    let (output, ended) = follow(&[&url]);
     assert_well(&ended);
     assert_same(&output, &input);
 }

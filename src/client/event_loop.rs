@@ -8,16 +8,16 @@ use tokio::sync::oneshot;
 use super::failure::ClientError;
 
 /// Dropping it ends the work where it is.
-pub(super) struct SideThread<T> {
+pub(super) struct EventLoop<T> {
     thread: JoinHandle<Result<T, ClientError>>,
     _stop: oneshot::Sender<()>,
 }
 
-impl<T: Send + 'static> SideThread<T> {
+impl<T: Send + 'static> EventLoop<T> {
     pub(super) fn start<W>(
         name: &str,
         work: impl FnOnce() -> W + Send + 'static,
-    ) -> Result<SideThread<T>, ClientError>
+    ) -> Result<EventLoop<T>, ClientError>
     where
         W: Future<Output = Result<T, ClientError>>,
     {
@@ -35,7 +35,7 @@ impl<T: Send + 'static> SideThread<T> {
             runtime.shutdown_background();
             outcome
         });
-        Ok(SideThread { thread: thread.map_err(ClientError::Thread)?, _stop: stop })
+        Ok(EventLoop { thread: thread.map_err(ClientError::Thread)?, _stop: stop })
     }
 
     /// Wait for the work to end.
