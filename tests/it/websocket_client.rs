@@ -130,8 +130,9 @@ pub(crate) struct WebSocket {
     client: Client,
     pub(crate) protocol: Option<String>,
     masks: Noise,
-    /// Of the message whose fragments are coming.
+    /// Of the message whose fragments are coming; the one whose last frame came last.
     joining: Option<Message>,
+    joined: Option<Message>,
     /// Whether this side has sent a close frame, whether the other one has.
     closes: (bool, bool),
     /// Pings of the server that were answered while something else was waited for.
@@ -161,8 +162,15 @@ impl WebSocket {
     /// Over a connection whose handshake is done.
     pub(crate) fn opened(client: Client) -> WebSocket {
         let masks = Noise::new(u64::from(client.local_address().port()));
-        let (protocol, joining) = (None, None);
-        WebSocket { client, protocol, masks, joining, closes: (false, false), pings: 0 }
+        WebSocket {
+            client,
+            protocol: None,
+            masks,
+            joining: None,
+            joined: None,
+            closes: (false, false),
+            pings: 0,
+        }
     }
 
     // What is sent.
@@ -265,6 +273,9 @@ impl WebSocket {
             }
             _ => panic!("reserved opcode {opcode}"),
         }
+        if fin && opcode < CLOSE {
+            self.joined = self.joining.take();
+        }
     }
 
     pub(crate) fn frame(&mut self) -> Frame {
@@ -286,7 +297,7 @@ impl WebSocket {
                     return Event::Close(code, reason);
                 }
                 _ if frame.fin => {
-                    let message = self.joining.take().unwrap();
+                    let message = self.joined.take().unwrap();
                     let is_text = std::str::from_utf8(&message.payload).is_ok();
                     assert!(is_text || message.opcode == BINARY, "text that is not UTF-8");
                     return Event::Message(message);
