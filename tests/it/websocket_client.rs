@@ -130,10 +130,9 @@ pub(crate) struct WebSocket {
     client: Client,
     pub(crate) protocol: Option<String>,
     masks: Noise,
-    /// Of the message whose fragments are coming.
+    /// Of the message whose fragments are coming; the one whose last frame came last.
     joining: Option<Message>,
-    /// Its last fragment has not come.
-    is_inside: bool,
+    joined: Option<Message>,
     /// Whether this side has sent a close frame, whether the other one has.
     closes: (bool, bool),
     /// Pings of the server that were answered while something else was waited for.
@@ -163,9 +162,15 @@ impl WebSocket {
     /// Over a connection whose handshake is done.
     pub(crate) fn opened(client: Client) -> WebSocket {
         let masks = Noise::new(u64::from(client.local_address().port()));
-        let (protocol, joining) = (None, None);
-        let (is_inside, closes) = (false, (false, false));
-        WebSocket { client, protocol, masks, joining, is_inside, closes, pings: 0 }
+        WebSocket {
+            client,
+            protocol: None,
+            masks,
+            joining: None,
+            joined: None,
+            closes: (false, false),
+            pings: 0,
+        }
     }
 
     // What is sent.
@@ -255,12 +260,12 @@ impl WebSocket {
     fn follow_rules(&mut self, fin: bool, opcode: u8, payload: &[u8]) {
         match opcode {
             CONTINUATION => {
-                let message = self.joining.as_mut().filter(|_| self.is_inside);
-                message.expect("a continuation of nothing").payload.extend(payload);
+                let message = self.joining.as_mut().expect("a continuation of nothing");
+                message.payload.extend(payload);
             }
             TEXT | BINARY => {
                 let before = self.joining.replace(Message { opcode, payload: payload.to_vec() });
-                assert!(before.is_none() || !self.is_inside, "a message within a message");
+                assert!(before.is_none(), "a message within a message");
             }
             CLOSE | PING | PONG => {
                 assert!(fin && payload.len() < 126, "control frame {opcode}: {}", payload.len());
@@ -268,8 +273,8 @@ impl WebSocket {
             }
             _ => panic!("reserved opcode {opcode}"),
         }
-        if matches!(opcode, CONTINUATION | TEXT | BINARY) {
-            self.is_inside = !fin;
+        if fin && opcode < CLOSE {
+            self.joined = self.joining.take();
         }
     }
 
@@ -292,7 +297,7 @@ impl WebSocket {
                     return Event::Close(code, reason);
                 }
                 _ if frame.fin => {
-                    let message = self.joining.take().unwrap();
+                    let message = self.joined.take().unwrap();
                     let is_text = std::str::from_utf8(&message.payload).is_ok();
                     assert!(is_text || message.opcode == BINARY, "text that is not UTF-8");
                     return Event::Message(message);
@@ -479,9 +484,7 @@ pub(crate) fn chunks_to_end(receiver: &mut WebSocket) -> (Vec<Vec<u8>>, Closing)
 
 /// The chunk with this number, of this length.
 pub(crate) fn numbered(number: usize, length: usize) -> Vec<u8> {
-    let mut chunk = number.to_string().into_bytes();
-    chunk.resize(length, b' ');
-    chunk
+    format!("{number:<length$}").into_bytes()
 }
 
 pub(crate) fn number_of(chunk: &[u8]) -> usize {

@@ -459,11 +459,12 @@ fn assert_follows_lines(mut follower: WebSocket, count: usize) -> usize {
 }
 
 /// Goal: a follower gets every byte once, whenever it comes; the original could send some twice.
-/// Method: 60 followers that join at any moment of a running appender.
+/// Method: 30 followers that join at any moment of a running appender.
 #[test]
 fn followers_get_every_message_once() {
     let server = Setup::new().cores(4).start();
     let address = server.address;
+    let mut random = Noise::new(Noise::printed_seed());
     let all_are_there = AtomicBool::new(false);
     let mut appender = appender(address, "/lines");
     thread::scope(|scope| {
@@ -473,20 +474,22 @@ fn followers_get_every_message_once() {
             while count < 500 || !all_are_there.load(Ordering::Relaxed) {
                 appender.text(&line(count));
                 count += 1;
-                if count % 16 == 0 {
-                    thread::sleep(Duration::from_micros(500));
-                }
+                thread::sleep(Duration::from_millis(1));
             }
             end_of(appender);
             count
         });
-        let followers: Vec<_> = (0..60).map(|_| follower(address, "/lines")).collect();
+        let followers = (0..30).map(|_| {
+            thread::sleep(Duration::from_micros(random.below(15_000) as u64));
+            follower(address, "/lines")
+        });
+        let followers: Vec<_> = followers.collect();
         all_are_there.store(true, Ordering::Relaxed);
         let count = writer.join().unwrap();
         let mut known: Vec<_> =
             followers.into_iter().map(|follower| assert_follows_lines(follower, count)).collect();
         known.dedup();
-        assert!(known.len() > 10, "all came at the same moments: {known:?}");
+        assert!(known.len() > 5, "all came at the same moments: {known:?}");
     });
 }
 
@@ -678,7 +681,8 @@ fn an_abort_is_not_1000() {
         upload.append(b"data");
         let mut follower = joined_eventually(address, "/torn", b"data");
         way(upload);
-        follower.closing().assert_refused();
+        // What came of the last chunk may have been passed on.
+        follower.drain().1.assert_refused();
         wait_until("it is gone", || get(address, "/torn").status == 404);
     }
 }
