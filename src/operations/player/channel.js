@@ -1,7 +1,7 @@
 // A channel of ws-stream-server: where it is, and its receiver. Binary messages are pieces of one stream,
 // which the wire gives no type: the first bytes say whether it is WebM or fragmented MP4.
 import { Edge } from "./edge.js";
-import { Mp4Scanner } from "./mp4.js";
+import { Mp4Scanner, joined } from "./mp4.js";
 import { Trouble, note } from "./page.js";
 import { WebmScanner } from "./webm.js";
 
@@ -69,6 +69,14 @@ export function connect(url, { onData, onText }) {
   return { socket, opened: Promise.race([opened, closed.then(() => false)]), closed };
 }
 
+// So many bytes tell what it is.
+export const BEGINNING_BYTES = 8;
+
+export function scannerOf(bytes) {
+  const Scanner = [WebmScanner, Mp4Scanner].find((one) => one.begins(bytes));
+  return Scanner ? new Scanner() : null;
+}
+
 export const closing = ({ code, reason }) => `${code}${reason && ` ${reason}`}`;
 
 // Receives a channel, and again when it ends.
@@ -87,6 +95,7 @@ export class Channel extends Edge {
   #newestS = 0;
   #lastS = NaN;
   #caught = null;
+  #short = new Uint8Array(0);
 
   constructor(video, wishedLatency, src, { fail, say }) {
     super(video, wishedLatency);
@@ -156,6 +165,7 @@ export class Channel extends Edge {
     clearTimeout(this.#caught?.timer);
     this.#sink = this.#scanner = this.#header = this.#caught = null;
     this.#isSeeking = true;
+    this.#short = new Uint8Array(0);
   }
 
   async #take(bytes) {
@@ -163,9 +173,16 @@ export class Channel extends Edge {
     if (!bytes.length) return;
     if (this.#sink?.isOver) this.#begin("the browser cannot go on");
     if (!this.#scanner) {
-      const Scanner = [WebmScanner, Mp4Scanner].find((one) => one.begins(bytes));
-      if (!Scanner) return this.#seek("the stream's header");
-      this.#scanner = new Scanner();
+      // A recorder's first message may be less than a whole beginning.
+      const whole = joined([this.#short, bytes]);
+      this.#short = whole.length < BEGINNING_BYTES ? whole : new Uint8Array(0);
+      if (this.#short.length) return;
+      this.#scanner = scannerOf(bytes);
+      if (!this.#scanner) {
+        this.#scanner = scannerOf(whole);
+        bytes = whole;
+      }
+      if (!this.#scanner) return this.#seek("the stream's header");
     }
     try {
       for (const unit of this.#scanner.push(bytes)) await this.#unit(unit);

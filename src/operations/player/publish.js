@@ -10,10 +10,9 @@
 //
 // In the page's address: origin (ws://HOST:PORT), channel, key, source (camera | test), format (mp4 | webm).
 // `window.headwater.readings()` is for the tests.
-import { ID, channelUrl, closing, connect, ownDoor, refusal } from "./player/channel.js";
-import { Mp4Scanner } from "./player/mp4.js";
+import { BEGINNING_BYTES, ID, channelUrl, closing, connect, ownDoor, refusal, scannerOf } from "./player/channel.js";
+import { joined } from "./player/mp4.js";
 import { $, Trouble, bits, complain, note, trouble } from "./player/page.js";
-import { WebmScanner } from "./player/webm.js";
 
 const TIMESLICE_MS = 200;
 const VIDEO_BITS_PER_S = 2000000, AUDIO_BITS_PER_S = 96000;
@@ -155,16 +154,20 @@ class Outlet {
   #scanner = null;
   #header = null;
   #headerMs = 0;
+  #short = new Uint8Array(0);
 
   constructor(send) {
     this.send = send;
   }
 
-  push(bytes) {
-    // A recorder that has just begun may have nothing yet.
-    if (!bytes.length) return;
-    const Scanner = [WebmScanner, Mp4Scanner].find((one) => one.begins(bytes));
-    this.#scanner ??= Scanner && new Scanner();
+  push(piece) {
+    const bytes = joined([this.#short, piece]);
+    this.#short = new Uint8Array(0);
+    if (!this.#scanner) {
+      // A recorder that has just begun may give less than a whole beginning.
+      if (bytes.length < BEGINNING_BYTES) { this.#short = bytes; return; }
+      this.#scanner = scannerOf(bytes);
+    }
     if (!this.#scanner) throw new Trouble("This browser records something else", "Its first bytes are neither WebM nor MP4.");
     for (const unit of this.#scanner.push(bytes)) {
       const isDue = unit.isStart && performance.now() - this.#headerMs > HEADER_INTERVAL_MS;

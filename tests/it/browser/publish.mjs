@@ -58,6 +58,8 @@ const look = (page) => page.evaluate(() => {
   return pen.getImageData(0, 0, canvas.width, canvas.height).data.join();
 });
 
+const eventsOf = (page) => page.$$eval("#log li", (lines) => lines.map((line) => line.textContent));
+
 // A player from its first picture on until pictures have moved for a while.
 async function watched(page) {
   const before = await shown(page, (now) => now.decoded > 0);
@@ -67,8 +69,7 @@ async function watched(page) {
     return looks.size >= LOOKS && now.decoded - before.decoded >= PICTURES
       && now.currentTime - before.currentTime >= SECONDS;
   });
-  const events = await page.$$eval("#log li", (lines) => lines.map((line) => line.textContent));
-  return { before, after, looks: looks.size, events };
+  return { before, after, looks: looks.size, events: await eventsOf(page) };
 }
 
 const picture = (page, name) => screenshot && page.screenshot({ path: `${screenshot}${name}.png`, fullPage: true });
@@ -99,6 +100,7 @@ async function join() {
   const page = await publish();
   const publisher = await shown(page, (now) => now.state === "live" && now.messages > 4);
   await picture(page, "publisher");
+  publisher.events = await eventsOf(page);
   const receive = await page.$eval("#watch", (link) => new URL(link.href).searchParams.get("src"));
   const player = await open(`/player?src=${receive.replace(/receive$/, kind)}`);
   const late = await watched(player);
