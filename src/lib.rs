@@ -1,13 +1,14 @@
 //! Headwater: the origin of live streams. Encoders push in, readers follow while the bytes arrive.
 //!
 //! ```text
-//! main → commands → server → connection → {ingest, egress} → packager → {store, wire}
+//! main → commands → server → connection → {ingest, egress} → {packager, channels} → {store, wire}
 //!                                                    every layer may use {store, wire, runtime}
 //! ```
 //!
 //! Reading order: `store` (what is kept and who is woken), `wire` (codecs without I/O), `runtime`
 //! (cores, rings, sockets), then the doors, then `connection`, then `server`, which assembles them.
-//! `coordinator` stands beside all this, on a thread of its own.
+//! Beside all this, on threads of their own: `coordinator`, and `client`, which other programs may
+//! use, as they may use [`Origin`].
 //! `tests/tidy.rs` holds the arrows.
 
 pub mod store;
