@@ -484,9 +484,9 @@ pub(crate) fn chunks_to_end(receiver: &mut WebSocket) -> (Vec<Vec<u8>>, Closing)
 
 /// The chunk with this number, of this length.
 pub(crate) fn numbered(number: usize, length: usize) -> Vec<u8> {
-    let mut chunk = number.to_string().into_bytes();
-    chunk.resize(length, b' ');
-    chunk
+    let mut bytes = number.to_string().into_bytes();
+    bytes.resize(length.max(bytes.len()), b' ');
+    bytes
 }
 
 pub(crate) fn number_of(chunk: &[u8]) -> usize {
