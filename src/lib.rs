@@ -7,6 +7,7 @@
 //!
 //! Reading order: `store` (what is kept and who is woken), `wire` (codecs without I/O), `runtime`
 //! (cores, rings, sockets), then the doors, then `connection`, then `server`, which assembles them.
+//! `coordinator` stands beside all this, on a thread of its own.
 //! `tests/tidy.rs` holds the arrows.
 
 pub mod store;

@@ -174,11 +174,18 @@ impl OriginBuilder {
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpStream;
+    use std::time::Duration;
 
     use super::*;
 
+    fn connect(address: SocketAddr) -> TcpStream {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream
+    }
+
     fn ask(address: SocketAddr, request: &str) -> String {
-        let mut stream = TcpStream::connect(address).unwrap();
+        let mut stream = connect(address);
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -209,7 +216,7 @@ mod tests {
         let first = builder.clone().listen("127.0.0.1:0").start().unwrap();
         let (address, admin) = (first.addresses()[0], first.admin());
         assert!(put(address, "/a.txt", "hello").starts_with("HTTP/1.1 201 "));
-        let mut idle = TcpStream::connect(address).unwrap();
+        let mut idle = connect(address);
         assert!(builder.clone().start().is_err(), "the directory is taken");
         first.stop();
         first.join();

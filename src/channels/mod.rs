@@ -16,7 +16,7 @@ use ipnet::IpNet;
 
 pub use admission::{Admission, TooManyConnections};
 pub use gatekeeper::{Answer, Gatekeeper, PublishRequest, Publishers, Running, Verdict};
-pub use registry::{Channels, Claim, Look, Pending, Publication, Seat, Start};
+pub use registry::{Channels, Claim, Look, Publication, Seat, Start};
 
 use crate::store::Millis;
 

@@ -116,7 +116,7 @@ impl Channels {
             }
             *state = State::Claimed;
         }
-        Some(Claim { seat, request })
+        Some(Claim { seat, request, verdict: Arc::default() })
     }
 
     /// A receiver's place, whether somebody publishes or not.
@@ -278,21 +278,43 @@ impl Drop for Seat {
 pub struct Claim {
     seat: Seat,
     request: PublishRequest,
+    verdict: Arc<Mutex<Slot>>,
+}
+
+/// A verdict on its way from who decides to who waits.
+#[derive(Default)]
+struct Slot {
+    verdict: Option<Verdict>,
+    waiter: Option<Waker>,
+    /// The publisher did not wait, or could not begin: one that is accepted has gone already.
+    is_given_up: bool,
 }
 
 impl Claim {
     /// Ask whoever decides.
-    pub fn ask(&self) -> Pending {
-        let slot = Arc::new(Mutex::new(Slot::default()));
-        match self.seat.channels.gatekeeper.get() {
-            None => slot.lock().verdict = Some(Verdict::Accept { stream_id: String::new() }),
-            Some(gatekeeper) => {
-                let promise = Promise { slot: slot.clone() };
-                let answer = move |verdict| promise.keep(verdict);
-                gatekeeper.ask(self.request.clone(), Box::new(answer));
-            }
+    pub fn ask(&self) {
+        let Some(gatekeeper) = self.seat.channels.gatekeeper.get() else {
+            let verdict = Verdict::Accept { stream_id: String::new() };
+            self.verdict.lock().verdict = Some(verdict);
+            return;
+        };
+        let promise = Promise {
+            slot: self.verdict.clone(),
+            gatekeeper: gatekeeper.clone(),
+            request: self.request.clone(),
+        };
+        let answer = move |verdict| promise.keep(verdict);
+        gatekeeper.ask(self.request.clone(), Box::new(answer));
+    }
+
+    /// The answer to `ask`.
+    pub fn poll_verdict(&self, context: &mut Context<'_>) -> Poll<Verdict> {
+        let mut slot = self.verdict.lock();
+        if let Some(verdict) = &slot.verdict {
+            return Poll::Ready(verdict.clone());
         }
-        Pending { slot }
+        slot.waiter = Some(context.waker().clone());
+        Poll::Pending
     }
 
     /// The publisher may begin: its chunks are the messages of `object`.
@@ -302,16 +324,16 @@ impl Claim {
         stream_id: String,
         core: Option<usize>,
     ) -> Publication {
-        let running = Running { request: self.request.clone(), stream_id };
+        // From here on its end is the publication's to tell.
+        self.verdict.lock().verdict = Some(Verdict::Deny);
         let session = Session {
-            running,
+            running: Running { request: self.request.clone(), stream_id },
             object,
             is_cache_over: false,
             is_killed: false,
             ages: VecDeque::new(),
         };
         let seat = self.seat.channels.seat(&self.seat.channel.name);
-        // From here on the channel is the publication's to free.
         seat.change(State::Live(session), core);
         let news = seat.news();
         Publication { seat, news, core }
@@ -320,43 +342,44 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let mut state = self.seat.channel.state.lock();
-        if matches!(*state, State::Claimed) {
-            *state = State::Free;
+        {
+            let mut state = self.seat.channel.state.lock();
+            if matches!(*state, State::Claimed) {
+                *state = State::Free;
+            }
+        }
+        let verdict = {
+            let mut slot = self.verdict.lock();
+            slot.is_given_up = true;
+            slot.verdict.take()
+        };
+        if let (Some(gatekeeper), Some(verdict)) = (self.seat.channels.gatekeeper.get(), verdict) {
+            tell_end(&**gatekeeper, &self.request, verdict);
         }
     }
 }
 
-/// A verdict to come.
-pub struct Pending {
-    slot: Arc<Mutex<Slot>>,
-}
-
-#[derive(Default)]
-struct Slot {
-    verdict: Option<Verdict>,
-    waiter: Option<Waker>,
-}
-
-impl Pending {
-    pub fn poll_verdict(&self, context: &mut Context<'_>) -> Poll<Verdict> {
-        let mut slot = self.slot.lock();
-        if let Some(verdict) = slot.verdict.take() {
-            return Poll::Ready(verdict);
-        }
-        slot.waiter = Some(context.waker().clone());
-        Poll::Pending
+/// Who accepted a publisher is told of its end.
+fn tell_end(gatekeeper: &dyn Gatekeeper, request: &PublishRequest, verdict: Verdict) {
+    if let Verdict::Accept { stream_id } = verdict {
+        gatekeeper.ended(&Running { request: request.clone(), stream_id });
     }
 }
 
 /// Dropped before it is kept, it is a refusal.
 struct Promise {
     slot: Arc<Mutex<Slot>>,
+    gatekeeper: Arc<dyn Gatekeeper>,
+    request: PublishRequest,
 }
 
 impl Promise {
     fn keep(&self, verdict: Verdict) {
         let mut slot = self.slot.lock();
+        if slot.is_given_up {
+            drop(slot);
+            return tell_end(&*self.gatekeeper, &self.request, verdict);
+        }
         slot.verdict.get_or_insert(verdict);
         let waiter = slot.waiter.take();
         drop(slot);
@@ -368,7 +391,7 @@ impl Promise {
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        // An answer that was taken already is answered again to nobody.
+        // What was kept stays as it is.
         self.keep(Verdict::Deny);
     }
 }
@@ -562,18 +585,25 @@ mod tests {
         assert_eq!(start_of(&channels, "k"), 10);
     }
 
-    struct Deny;
+    #[derive(Default)]
+    struct ByKey {
+        late: Mutex<Option<Answer>>,
+        ended: Mutex<Vec<String>>,
+    }
 
-    impl Gatekeeper for Deny {
+    impl Gatekeeper for ByKey {
         fn ask(&self, request: PublishRequest, answer: Answer) {
             match request.key.as_str() {
                 "dropped" => drop(answer),
+                "late" => *self.late.lock() = Some(answer),
                 "good" => answer(Verdict::Accept { stream_id: "s".to_owned() }),
                 _ => answer(Verdict::Deny),
             }
         }
 
-        fn ended(&self, _running: &Running) {}
+        fn ended(&self, running: &Running) {
+            self.ended.lock().push(running.request.key.clone());
+        }
     }
 
     #[test]
@@ -581,14 +611,26 @@ mod tests {
         let channels = channels(1000, None);
         let verdict = |key| {
             let claim = channels.claim(request("a", key)).unwrap();
-            claim.ask().poll_verdict(&mut Context::from_waker(Waker::noop()))
+            claim.ask();
+            claim.poll_verdict(&mut Context::from_waker(Waker::noop()))
         };
         let accepted = |id: &str| Poll::Ready(Verdict::Accept { stream_id: id.to_owned() });
-        assert_eq!(verdict("any"), accepted(""), "nobody is there to refuse");
-        channels.set_gatekeeper(Arc::new(Deny));
+        let refusing = "nobody is there to refuse";
+        assert_eq!(verdict("any"), accepted(""), "{refusing}");
+        let gatekeeper: Arc<ByKey> = Arc::default();
+        channels.set_gatekeeper(gatekeeper.clone());
         assert_eq!(verdict("good"), accepted("s"));
         assert_eq!(verdict("bad"), Poll::Ready(Verdict::Deny));
         assert_eq!(verdict("dropped"), Poll::Ready(Verdict::Deny));
+        // Whoever was accepted and did not begin has ended, also who did not wait for it.
+        assert_eq!(verdict("late"), Poll::Pending);
+        let answer = gatekeeper.late.lock().take().unwrap();
+        answer(Verdict::Accept { stream_id: "late".to_owned() });
+        assert_eq!(*gatekeeper.ended.lock(), ["good", "late"]);
+        let (_writer, publication) = go_live(&channels, "a", "live");
+        assert_eq!(gatekeeper.ended.lock().len(), 2);
+        drop(publication);
+        assert_eq!(gatekeeper.ended.lock()[2..], ["live"]);
     }
 
     #[test]

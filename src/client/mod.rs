@@ -9,7 +9,7 @@
 //! object gets each byte once, and a follower sees each byte once, or there is an error. A server
 //! that does not tell offsets is httpfstream, and a lost connection to it is an error.
 //!
-//! ```no_run
+//! ```
 //! use std::io::Read;
 //! use headwater::{Origin, client};
 //!
@@ -127,7 +127,7 @@ impl Options {
 /// Append everything that `input` has to the object at `url`, and end in good order. Each read, of
 /// up to 32 KiB, is one message.
 ///
-/// ```no_run
+/// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let origin = headwater::Origin::builder().listen("127.0.0.1:0").ram_only(true).start()?;
 /// # let address = origin.addresses()[0];
@@ -144,7 +144,7 @@ pub fn append(url: &str, input: impl Read) -> Result<Appended, ClientError> {
 /// Append to the object at `url` as to a file. The object is there from the beginning, each write is
 /// one message, and followers see it at once; [`Appender::finish`] ends it in good order.
 ///
-/// ```no_run
+/// ```
 /// use std::io::Write;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -164,7 +164,7 @@ pub fn open_append(url: &str) -> Result<Appender, ClientError> {
 /// Read the object at `url` from its beginning, and what is appended to it while it is, up to its
 /// end.
 ///
-/// ```no_run
+/// ```
 /// use std::io::{BufRead, BufReader, Write};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -178,7 +178,7 @@ fn follow(case: &Case<'_>, target: &Target<'_>) -> Result<Option<Upgrade>, Reply
     };
     let offset = field(case.request, OFFSET).and_then(|offset| offset.parse().ok());
     let offered = websocket::handshake(case.request.headers).map_err(Reply::of_handshake)?;
-    let is_binary = offered.protocols.iter().any(|protocol| *protocol == BINARY);
+    let is_binary = offered.protocols.contains(&BINARY);
     // In the middle of a character there is no text.
     let is_there = |at: &u64| is_binary && *at >= object.head() && *at <= object.tail();
     let resume_at = offset.filter(is_there);

@@ -327,7 +327,7 @@ fn an_event_is_repeated_until_it_is_taken() {
         board.undelivered(&id);
         let timer = board.split().1.remove(0);
         board.expire(timer);
-        assert_eq!(board.split().2, [first.clone()]);
+        assert_eq!(board.split().2, std::slice::from_ref(&first));
     }
     board.delivered(&id);
     assert!(board.split().2.is_empty());

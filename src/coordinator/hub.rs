@@ -17,6 +17,8 @@ use crate::wire::channel_messages::ChannelMessage;
 
 pub(super) struct Hub {
     board: Mutex<Board>,
+    /// Decided and not done yet. While it is not empty, a flush is under way.
+    due: Mutex<Vec<Effect>>,
     links: Mutex<Links>,
     hooks: WebHooks,
     state_file: PathBuf,
@@ -42,6 +44,7 @@ impl Hub {
         board.restore(snapshot);
         let hub = Hub {
             board: Mutex::new(board),
+            due: Mutex::default(),
             links: Mutex::default(),
             hooks,
             state_file,
@@ -79,20 +82,35 @@ impl Hub {
         links.by_peer.clear();
     }
 
-    /// Ask or tell the board, and do what follows from it.
+    /// Ask or tell the board; what follows from it is done soon, see [`flush`](Self::flush).
     pub(super) fn with_board<T>(self: &Arc<Self>, use_board: impl FnOnce(&mut Board) -> T) -> T {
         let mut board = self.board.lock();
         let value = use_board(&mut board);
         let effects = board.take_effects();
-        // First, so that nobody is told of a stream that a crash would make unknown.
-        if effects.contains(&Effect::Save) {
-            self.save(&board.snapshot());
-        }
         drop(board);
+        let mut due = self.due.lock();
+        if due.is_empty() && !effects.is_empty() {
+            let hub = self.clone();
+            tokio::spawn(async move {
+                // Whoever is ready now comes first: a thousand ends at once are one state file.
+                tokio::task::yield_now().await;
+                hub.flush();
+            });
+        }
+        due.extend(effects);
+        value
+    }
+
+    /// Do what has been decided, in its order. First the state is saved, so that nobody is told of a
+    /// stream that a crash would make unknown.
+    pub(super) fn flush(self: &Arc<Self>) {
+        let effects = std::mem::take(&mut *self.due.lock());
+        if effects.contains(&Effect::Save) {
+            self.save(&self.board.lock().snapshot());
+        }
         for effect in effects {
             self.carry_out(effect);
         }
-        value
     }
 
     fn carry_out(self: &Arc<Self>, effect: Effect) {

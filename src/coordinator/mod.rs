@@ -143,6 +143,7 @@ async fn run(
     }
     stop.stopped().await;
     acceptors.iter().for_each(tokio::task::JoinHandle::abort);
+    hub.flush();
     hub.close_all_links();
     // With all of them free, every connection has ended.
     let all = COORDINATOR_CONNECTIONS_MAX as u32;

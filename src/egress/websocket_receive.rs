@@ -12,12 +12,12 @@ use super::Egress;
 use super::answer::{Ask, Got, finish_head};
 use super::messages_out::{GOING_AWAY, MessagesOut, NORMAL, Over, POLICY};
 use super::transfer::{Body, BodyFraming, Piece, Transfer};
-use crate::channels::{LagRule, Look, Seat, Start};
+use crate::channels::{CHUNK_OVERHEAD_BYTES, LagRule, Look, Seat, Start};
 use crate::runtime::counters::Counter;
 use crate::runtime::deadlines::{Deadline, Phase};
 use crate::runtime::socket::Socket;
 use crate::runtime::timers::Pulse;
-use crate::store::{MessageLook, Object};
+use crate::store::{Message, MessageLook, Object};
 use crate::wire::http1::HeadWriter;
 use crate::wire::websocket::{FrameHead, Opcode};
 
@@ -85,8 +85,15 @@ async fn run(
     let offset = start_offset(&start);
     let mut reader = out.reader(&start.object, offset);
     let mut number = start.number;
+    let mut lag = Lag { bytes_max: u64::MAX, beyond: options.lag_bytes_max };
     loop {
-        match reader.object().message(number) {
+        let mut look = reader.object().message(number);
+        if let MessageLook::Here(message) = look
+            && lag.is_too_far(reader.object(), &message)
+        {
+            look = MessageLook::Forgotten { first: number };
+        }
+        match look {
             MessageLook::Here(message) => {
                 reader.advance(message.start - reader.offset());
                 out.message(Opcode::Binary, &[], &mut reader, message.end).await?;
@@ -102,6 +109,7 @@ async fn run(
                     return Err(out.close(POLICY, "too slow: chunks were lost"));
                 }
                 number = newest(reader.object());
+                lag.bytes_max = u64::MAX;
             }
             MessageLook::NotYet if !reader.object().is_open() => {
                 return Err(out.close(GOING_AWAY, "the publisher has gone"));
@@ -110,6 +118,27 @@ async fn run(
                 out.wait(|context| reader.poll_message(number, context)).await?;
             }
         }
+    }
+}
+
+/// How far a receiver may be behind. One that starts with the cache starts behind: only what it loses
+/// from there on counts.
+struct Lag {
+    bytes_max: u64,
+    beyond: u64,
+}
+
+impl Lag {
+    /// `message` is the next one for the receiver.
+    fn is_too_far(&mut self, object: &Object, message: &Message) -> bool {
+        let Some((next, last)) = object.message_edge() else { return false };
+        let overhead = (next - message.number) * CHUNK_OVERHEAD_BYTES;
+        let bytes = last.offset - message.start + overhead;
+        if bytes > self.bytes_max {
+            return true;
+        }
+        self.bytes_max = self.bytes_max.min(bytes.saturating_add(self.beyond));
+        false
     }
 }
 

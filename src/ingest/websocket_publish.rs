@@ -83,10 +83,10 @@ pub async fn publish(
 }
 
 async fn verdict(claim: &Claim, socket: &Socket) -> Result<String, PublishError> {
-    let pending = claim.ask();
+    claim.ask();
     let mut peer_gone = pin!(socket.peer_gone());
     let decided = std::future::poll_fn(|context| {
-        if let Poll::Ready(verdict) = pending.poll_verdict(context) {
+        if let Poll::Ready(verdict) = claim.poll_verdict(context) {
             return Poll::Ready(Ok(verdict));
         }
         peer_gone.as_mut().poll(context).map(|()| Err(PublishError::PeerGone))

@@ -22,6 +22,8 @@ const GAUGES: &[(&str, &str)] = &[
     ("watched_names", "Absent names that requests wait for"),
     ("live_points", "Publishing points"),
     ("live_tracks", "Tracks of all publishing points"),
+    ("channels", "Channels that somebody publishes to or waits for"),
+    ("channels_live", "Channels that somebody publishes to"),
     ("cores", "Worker threads"),
     ("io_uring", "1 if cores run on io_uring, 0 on the epoll fall-back"),
 ];
@@ -31,6 +33,9 @@ const GAUGES: &[(&str, &str)] = &[
 pub struct LiveFigures {
     pub points: u64,
     pub tracks: u64,
+    /// Channels that somebody publishes to or waits for.
+    pub channels: u64,
+    pub channels_live: u64,
     /// Counters of events: name, help, value.
     pub events: Vec<(&'static str, &'static str, u64)>,
 }
@@ -123,6 +128,8 @@ impl Source {
             gauges.watched_names as i64,
             live.points as i64,
             live.tracks as i64,
+            live.channels as i64,
+            live.channels_live as i64,
             self.parts.cores.len() as i64,
             i64::from(self.parts.is_io_uring),
         ]

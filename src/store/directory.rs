@@ -11,12 +11,12 @@
 //! Lookups take a shard's read lock for the length of a hash probe. Moves that wait for the file
 //! system are ordered by the shard's commit lock and hold the table's write lock only to change it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use super::extent::{Extent, HandleSets, Place};
 use super::format::{self, Layout, Record};
 use super::object::{Ending, Life, Object, ObjectInfo, Seal};
 use super::retention::{Retention, RetentionRule, Swept};
+use super::sealed_caches::{BodyCache, SealedIndexes};
 use super::wake_list::{CoreList, Signal, WakeList};
 use super::writer::Writer;
 
@@ -192,7 +193,7 @@ impl Store {
             objects: self.objects.load(Ordering::Relaxed),
             open_objects: self.open_objects.load(Ordering::Relaxed),
             sealed_bytes: self.retention.lock().total_bytes(),
-            body_cache_bytes: self.bodies.bytes.load(Ordering::Relaxed),
+            body_cache_bytes: self.bodies.bytes(),
             watched_names: self.watched_count.load(Ordering::Relaxed),
         }
     }
@@ -328,7 +329,7 @@ impl Store {
             Visibility::WhenSealed => {
                 // An open version was just taken over; what it hid is the present one again.
                 if entry.visible.as_ref().is_some_and(|visible| visible.is_open_or_lost()) {
-                    entry.visible = entry.hidden.take();
+                    entry.visible = entry.hidden.take_if(|hidden| hidden.seal().is_some());
                 }
                 entry.pending = Some(object.clone());
             }
@@ -521,7 +522,7 @@ impl Store {
     /// The writer went away without sealing: abort the object. Its readers are cut; afterwards it is
     /// gone, or with `keep_aborted` what had arrived is a sealed object (a manifest never).
     pub(super) fn end_without_seal(&self, writer: &mut Writer) {
-        writer.give_up_hidden();
+        writer.forget_hidden();
         let object = writer.object().clone();
         object.abort(Life::Aborted, writer.core(), &*self.options.signal);
         let shard = self.shard(&object.name);
@@ -673,7 +674,8 @@ impl Store {
             extent.doom();
         }
         if object.seal().is_none() {
-            // Continued and then taken over: its writer counts it out.
+            // Continued and then taken over: its writer counts it out, and dooms what it adds meanwhile.
+            object.set_placed(false);
             return;
         }
         self.retention.lock().remove(object);
@@ -876,78 +878,6 @@ fn claim_path(layout: &Layout, name: &str) -> Result<(), BeginError> {
 
 fn memory_file() -> io::Result<File> {
     Ok(File::from(rustix::fs::memfd_create("headwater", rustix::fs::MemfdFlags::CLOEXEC)?))
-}
-
-/// Messages whose ends are remembered for readers of sealed objects, all together.
-const SEALED_MESSAGES_MAX: usize = 1 << 20;
-/// An object counts as so many messages more.
-const SEALED_INDEX_MESSAGES: usize = 64;
-
-/// Message indexes of sealed objects, bounded; the one kept longest goes first.
-#[derive(Default)]
-struct SealedIndexes {
-    kept: Mutex<(usize, VecDeque<(Weak<Object>, usize)>)>,
-}
-
-impl SealedIndexes {
-    fn keep(&self, object: &Arc<Object>) {
-        let count = object.messages.settle();
-        if count == 0 {
-            return;
-        }
-        let count = count + SEALED_INDEX_MESSAGES;
-        let mut kept = self.kept.lock();
-        let (total, queue) = &mut *kept;
-        *total += count;
-        queue.push_back((Arc::downgrade(object), count));
-        while *total > SEALED_MESSAGES_MAX
-            && let Some((oldest, count)) = queue.pop_front()
-        {
-            *total -= count;
-            if let Some(oldest) = oldest.upgrade() {
-                oldest.messages.forget_all();
-            }
-        }
-    }
-}
-
-/// Bodies of small sealed objects, bounded in bytes; the one kept longest goes first.
-pub(super) struct BodyCache {
-    bytes_max: u64,
-    bytes: AtomicU64,
-    queue: Mutex<VecDeque<Weak<Object>>>,
-}
-
-impl BodyCache {
-    fn new(bytes_max: u64) -> BodyCache {
-        BodyCache { bytes_max, bytes: AtomicU64::new(0), queue: Mutex::default() }
-    }
-
-    fn keep(&self, object: &Arc<Object>, body: Bytes) {
-        let len = body.len() as u64;
-        {
-            let mut slot = object.body.write();
-            if slot.is_some() {
-                return;
-            }
-            *slot = Some(body);
-        }
-        self.bytes.fetch_add(len, Ordering::Relaxed);
-        let mut queue = self.queue.lock();
-        queue.push_back(Arc::downgrade(object));
-        while self.bytes.load(Ordering::Relaxed) > self.bytes_max
-            && let Some(oldest) = queue.pop_front()
-        {
-            if let Some(oldest) = oldest.upgrade() {
-                self.forget(&oldest);
-            }
-        }
-    }
-
-    pub(super) fn forget(&self, object: &Object) {
-        let len = object.body.write().take().map_or(0, |body| body.len() as u64);
-        self.bytes.fetch_sub(len, Ordering::Relaxed);
-    }
 }
 
 #[cfg(test)]

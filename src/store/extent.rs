@@ -170,6 +170,15 @@ impl Extent {
         Ok(())
     }
 
+    /// Remove the file of an extent that no reader has seen.
+    pub(super) fn delete_file(&self) {
+        let place = std::mem::replace(&mut self.state.lock().place, Place::Lost);
+        if let Place::Path(path) = place {
+            // Left behind, it would be swept at the next start: its object does not reach so far.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
     /// Remove the file once nobody reads from it any more.
     pub(super) fn doom(&self) {
         self.doomed.store(true, Ordering::Relaxed);

@@ -80,8 +80,9 @@ struct Index {
     window: MessageWindow,
     /// Number of the first kept message.
     first: u64,
-    /// Where it starts.
+    /// Where it starts; not yet known before the first call of `extend`.
     first_start: u64,
+    has_begun: bool,
     /// Of the message in front of it.
     before_first: MessageKind,
     /// Ends and kinds, see `pack`.
@@ -93,7 +94,11 @@ impl Messages {
     /// very first message begins there.
     pub(super) fn extend(&self, start: u64, ends: &[MessageEnd], move_tail: impl FnOnce()) {
         let mut slot = self.index.lock();
-        let index = slot.get_or_insert_with(|| Box::new(Index::new(start)));
+        let index = slot.get_or_insert_default();
+        if !index.has_begun {
+            index.first_start = start;
+            index.has_begun = true;
+        }
         for end in ends {
             assert!(end.offset >= index.last_end(), "messages end one behind the other");
             index.ends.push_back(pack(*end));
@@ -102,10 +107,9 @@ impl Messages {
         move_tail();
     }
 
-    /// `start` as in `extend`.
-    pub(super) fn set_window(&self, start: u64, window: MessageWindow) {
+    pub(super) fn set_window(&self, window: MessageWindow) {
         let mut slot = self.index.lock();
-        let index = slot.get_or_insert_with(|| Box::new(Index::new(start)));
+        let index = slot.get_or_insert_default();
         index.window = window;
         index.forget_old();
     }
@@ -167,17 +171,20 @@ impl Messages {
     }
 }
 
-impl Index {
-    fn new(start: u64) -> Index {
+impl Default for Index {
+    fn default() -> Index {
         Index {
             window: DEFAULT_WINDOW,
             first: 0,
-            first_start: start,
+            first_start: 0,
+            has_begun: false,
             before_first: MessageKind::Binary,
             ends: VecDeque::new(),
         }
     }
+}
 
+impl Index {
     fn last_end(&self) -> u64 {
         self.ends.back().map_or(self.first_start, |end| unpack(*end).offset)
     }
@@ -268,6 +275,7 @@ mod tests {
     #[test]
     fn messages_begin_where_others_end() {
         let messages = Messages::default();
+        messages.set_window(DEFAULT_WINDOW);
         assert_eq!(messages.look(0), MessageLook::NotYet);
         assert_eq!(messages.numbers(), (0, 0));
         let cut = MessageKind::Text { pending: 2 };
@@ -288,7 +296,7 @@ mod tests {
     #[test]
     fn what_was_pending_is_known_when_its_message_is_forgotten() {
         let messages = Messages::default();
-        messages.set_window(0, MessageWindow { bytes_max: u64::MAX, count_max: 1 });
+        messages.set_window(MessageWindow { bytes_max: u64::MAX, count_max: 1 });
         messages.extend(0, &[end(5, MessageKind::Text { pending: 1 }), end(9, TEXT)], || {});
         assert_eq!(messages.look(0), MessageLook::Forgotten { first: 1 });
         let kept = Message { number: 1, start: 5, end: 9, kind: TEXT, pending_before: 1 };
@@ -299,7 +307,7 @@ mod tests {
     #[test]
     fn the_window_is_kept() {
         let messages = Messages::default();
-        messages.set_window(0, MessageWindow { bytes_max: 100, count_max: 3 });
+        messages.set_window(MessageWindow { bytes_max: 100, count_max: 3 });
         // Each counts 20.
         for number in 1..=10 {
             messages.extend(0, &[end(number * 4, TEXT)], || {});
@@ -308,11 +316,11 @@ mod tests {
         // 3 × 16 + 52 is exactly what may be; one byte more is too much.
         messages.extend(40, &[end(32 + 52, TEXT)], || {});
         assert_eq!(messages.numbers(), (8, 11));
-        messages.set_window(0, MessageWindow { bytes_max: 99, count_max: 3 });
+        messages.set_window(MessageWindow { bytes_max: 99, count_max: 3 });
         assert_eq!(messages.numbers(), (9, 11));
         messages.extend(84, &[end(1000, TEXT)], || {});
         assert_eq!(messages.numbers(), (11, 12));
-        messages.set_window(0, MessageWindow { bytes_max: 0, count_max: 0 });
+        messages.set_window(MessageWindow { bytes_max: 0, count_max: 0 });
         assert_eq!(messages.numbers(), (11, 12));
     }
 

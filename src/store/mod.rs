@@ -21,6 +21,7 @@ mod reopening;
 #[cfg(test)]
 mod reopening_tests;
 mod retention;
+mod sealed_caches;
 mod wake_list;
 mod writer;
 #[cfg(test)]

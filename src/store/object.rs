@@ -368,7 +368,8 @@ impl Object {
             && let Some(last) = extents.list.back()
             && last.start >= self.tail()
         {
-            last.doom();
+            // At once: the next bytes need a file of the same name.
+            last.delete_file();
             extents.list.pop_back();
         }
         extents.list.back().cloned()

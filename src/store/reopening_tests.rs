@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use tempfile::TempDir;
 use xxhash_rust::xxh3::xxh3_64;
@@ -583,6 +584,126 @@ fn a_full_store_keeps_what_was_appended() {
     drop(writer);
     let tag = chained_etag(&pattern(0, 9000), &[5000, 9000]);
     disk.holds("a", &pattern(0, 9000), &tag);
+}
+
+/// Goal: a seal that cannot be written to the disk takes nothing from readers, and the next start makes
+/// up for it.
+/// Method: the file is taken away after the last byte, and is back for the start.
+#[test]
+fn a_seal_that_cannot_be_written_is_made_up_for() {
+    let disk = Disk::new();
+    upload(&disk.store, "a", &pattern(0, 100));
+    let mut writer = resume(&disk.store, "a");
+    put(&mut writer, &pattern(100, 9000));
+    let object = writer.object().clone();
+    // Other files take the place of its open file.
+    for name in ["b", "c", "d", "e", "f"] {
+        upload(&disk.store, name, b"x");
+    }
+    let (here, away) = (disk.path().join("a"), disk.path().join("away"));
+    std::fs::rename(&here, &away).unwrap();
+    drop(writer);
+    std::fs::rename(&away, &here).unwrap();
+    assert!(disk.record("a").unwrap().open_base().is_some());
+    assert_eq!(object.life(), Life::Sealed);
+    assert_eq!(content(&disk.store, &object), pattern(0, 9100));
+    let tag = chained_etag(&pattern(0, 9100), &[100, 9100]);
+    assert_eq!(object.seal().unwrap().etag, tag);
+    disk.crash().holds("a", &pattern(0, 9100), &tag);
+}
+
+/// Goal: whatever happens at the same time, what is counted is what is there, and nothing is left.
+/// Method: threads that append, upload, delete, sweep and read under two names; then all is deleted.
+#[test]
+fn nothing_is_left_after_a_crowd() {
+    for (folder, store) in stores() {
+        let threads: Vec<_> = (0..6_usize)
+            .map(|thread| {
+                let store = store.clone();
+                std::thread::spawn(move || (0..150).for_each(|round| crowd(&store, thread, round)))
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        let present: u64 =
+            ["a", "d/b"].iter().filter_map(|name| store.lookup(name)).map(|o| o.tail()).sum();
+        assert_eq!((used_bytes(&store), store.gauges().sealed_bytes), (present, present));
+        assert_eq!(store.gauges().open_objects, 0);
+        for name in ["a", "d/b"] {
+            let _ = store.remove(name, None);
+        }
+        assert_eq!((used_bytes(&store), store.gauges().objects), (0, 0));
+        assert_eq!(folder.as_ref().map(|f| files(f.path())).unwrap_or_default(), []);
+    }
+}
+
+fn crowd(store: &Arc<Store>, thread: usize, round: usize) {
+    let name = ["a", "d/b"][round % 2];
+    let piece = pattern(round, 1 + round * 37 % 6000);
+    let rule = if round.is_multiple_of(5) { WriteRule::TakeOver } else { WriteRule::Refuse };
+    let found = store.lookup(name);
+    match thread {
+        0..=2 => {
+            let Ok(mut writer) = store.resume(NewObject { rule, ..new_object(name) }) else {
+                return;
+            };
+            for hidden in [false, true] {
+                let partial = if hidden { Partial::Hidden } else { Partial::Visible };
+                let _ = writer.append_messages(&[IoSlice::new(&piece)], &[], partial);
+                std::thread::yield_now();
+            }
+            if round.is_multiple_of(3) {
+                let _ = writer.finish().map(|sealing| sealing.commit());
+            }
+        }
+        3 => {
+            let is_late = round.is_multiple_of(4);
+            let visibility = if is_late { Visibility::WhenSealed } else { Visibility::AtOnce };
+            let mut writer = store.begin(NewObject { visibility, ..new_object(name) }).unwrap();
+            let _ = writer.append(&[IoSlice::new(&piece)]);
+            if !round.is_multiple_of(7) {
+                let _ = writer.finish().map(|sealing| sealing.commit());
+            }
+        }
+        4 if round.is_multiple_of(3) => drop(store.remove(name, None)),
+        _ => {
+            // What was found can be read, and does not change.
+            let Some(object) = found.filter(|object| object.seal().is_some()) else { return };
+            let bytes = content(store, &object);
+            std::thread::yield_now();
+            assert_eq!(content(store, &object), bytes);
+        }
+    }
+}
+
+#[test]
+fn extents_that_an_object_does_not_reach_are_orphans() {
+    let disk = Disk::new();
+    let id = upload(&disk.store, "a", &pattern(0, 5000)).id;
+    let orphan = disk.path().join(format!(".headwater/extents/{id:016x}.2"));
+    std::fs::write(&orphan, b"x").unwrap();
+    let crashed = disk.crash();
+    assert_eq!((crashed.recovered.orphans, crashed.recovered.objects), (1, 1));
+    // It would be in the way of the bytes that come now.
+    let mut writer = resume(&crashed.store, "a");
+    put(&mut writer, &pattern(5000, 9000));
+    drop(writer);
+    let tag = chained_etag(&pattern(0, 14_000), &[5000, 14_000]);
+    crashed.holds("a", &pattern(0, 14_000), &tag);
+}
+
+#[test]
+fn a_continued_object_is_not_in_the_body_cache() {
+    for (_folder, store) in stores() {
+        let old = upload(&store, "a", b"body");
+        store.keep_body(&old, Bytes::from_static(b"body"));
+        assert_eq!(store.gauges().body_cache_bytes, 4);
+        let writer = resume(&store, "a");
+        assert_eq!(store.gauges().body_cache_bytes, 0);
+        // Read before, kept after.
+        store.keep_body(&old, Bytes::from_static(b"body"));
+        assert_eq!(store.gauges().body_cache_bytes, 0);
+        drop(writer);
+    }
 }
 
 #[test]

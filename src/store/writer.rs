@@ -149,7 +149,8 @@ impl Writer {
     }
 
     /// Append, and tell where messages end: absolute offsets, ascending (equal for empty messages),
-    /// none beyond what this call has written. Readers see bytes and messages at once.
+    /// none beyond what this call has written. Readers see bytes and messages at once. A message begins
+    /// where the one before it ends, the first one at the tail of its first call.
     ///
     /// With [`Partial::Visible`] the tail is the last byte written. With [`Partial::Hidden`] it is the
     /// end of the last complete message: bytes behind it are written, but nobody sees them until a
@@ -189,7 +190,7 @@ impl Writer {
     /// What of the message index is kept: messages are forgotten from the front while those kept are
     /// too many, or too long together. The newest always stays.
     pub fn keep_messages(&mut self, window: MessageWindow) {
-        self.object.messages.set_window(self.object.tail(), window);
+        self.object.messages.set_window(window);
     }
 
     /// Bytes below `offset` are UTF-8 and end with a whole character. Said before they are appended, so
@@ -315,7 +316,7 @@ impl Writer {
         self.cut()?;
         let seal = self.seal_at_tail();
         if self.store.layout.is_some() {
-            self.write_record(&seal).map_err(StorageError::from)?;
+            self.write_record(&seal)?;
         }
         Ok(seal)
     }
@@ -458,13 +459,12 @@ impl Writer {
         Ok(current)
     }
 
-    /// Bytes behind the tail are not part of the object.
-    fn forget_hidden(&mut self) {
+    /// Bytes behind the tail are not part of the object. Nothing is appended after this.
+    pub(super) fn forget_hidden(&mut self) {
         let hidden = self.written - self.object.tail();
         if hidden > 0 {
             self.store.account_gone(hidden);
             self.written = self.object.tail();
-            self.digests.forget_hidden();
             self.has_excess = true;
         }
     }
@@ -559,11 +559,6 @@ impl Writer {
     /// Of the bytes that readers see.
     pub(super) fn digest(&self) -> u64 {
         self.digests.of_visible()
-    }
-
-    /// As `forget_hidden`, for an object that is not sealed.
-    pub(super) fn give_up_hidden(&mut self) {
-        self.forget_hidden();
     }
 
     /// The core that it is used on; `None` on a thread that is no core.

@@ -136,7 +136,7 @@ fn hidden_bytes_are_seen_with_the_end_of_their_message() {
             let mut writer = store.begin(new_object("a/b")).unwrap();
             let object = writer.object().clone();
             let mut seen = 0;
-            for step in 0..12 {
+            for step in 0..11 {
                 let written = writer.written();
                 let bytes = pattern(written as usize, piece);
                 let (one, two) = bytes.split_at(piece / 3);

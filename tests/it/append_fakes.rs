@@ -106,6 +106,7 @@ pub(crate) enum Cut {
 /// Forwards connections, and cuts the first ones.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
+    target: Arc<Mutex<SocketAddr>>,
     cuts: Arc<Mutex<Vec<Cut>>>,
 }
 
@@ -114,11 +115,12 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let cuts = Arc::new(Mutex::new(cuts.iter().rev().copied().collect::<Vec<_>>()));
-        let left = cuts.clone();
+        let target = Arc::new(Mutex::new(target));
+        let (left, goal) = (cuts.clone(), target.clone());
         thread::spawn(move || {
             for client in listener.incoming() {
                 let client = client.unwrap();
-                let Ok(server) = TcpStream::connect(target) else { continue };
+                let Ok(server) = TcpStream::connect(*goal.lock().unwrap()) else { continue };
                 let (up, down) = match left.lock().unwrap().pop() {
                     Some(Cut::Up(bytes)) => (bytes, usize::MAX),
                     Some(Cut::Down(bytes)) => (usize::MAX, bytes),
@@ -128,11 +130,16 @@ impl Proxy {
                 forward(server, client, down);
             }
         });
-        Proxy { address, cuts }
+        Proxy { address, target, cuts }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}/f.txt", self.address)
+    }
+
+    /// Forward new connections to another server.
+    pub(crate) fn lead_to(&self, target: SocketAddr) {
+        *self.target.lock().unwrap() = target;
     }
 
     /// Cuts that have not been made.

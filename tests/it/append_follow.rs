@@ -15,8 +15,8 @@ use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::{Message, WebSocket};
 
 use crate::append_fakes::{Asked, Cut, Fake, Proxy, append, finish, follow, spawn};
-use crate::client::{assert_same, noise};
-use crate::server::{Ended, HANG, wait_until};
+use crate::client::{assert_same, get, noise};
+use crate::server::{Ended, HANG, Server, wait_until};
 
 /// Asserts exit 1 and the last line of what was said.
 fn assert_failed(ended: &Ended, said: &str) {
@@ -573,4 +573,68 @@ fn a_final_close_is_an_error() {
     appender.write_all(b"x").unwrap();
     wait_until("a write fails", || appender.write_all(b"x").is_err());
     assert_eq!(server.asked(), 1);
+}
+
+// Between our own programs.
+
+/// Goal: what is appended through breaking connections is stored once, and followed once. Method:
+/// proxies on both sides of a server, a follower from the beginning, one of the finished object.
+#[test]
+fn the_server_resumes_both_sides() {
+    let server = Server::start();
+    let cuts = [Cut::Up(100_000), Cut::Up(3000), Cut::Down(150), Cut::Up(200_000), Cut::Up(65_536)];
+    let up = Proxy::start(server.address, &cuts);
+    let input = noise(11, 1_500_000);
+    let mut appender = Options::default().open_append(&up.url()).unwrap();
+    let cuts = [Cut::Down(80_000), Cut::Down(400), Cut::Up(50), Cut::Down(333_333)];
+    let down = Proxy::start(server.address, &cuts);
+    let mut follower = Options::default().follow(&down.url()).unwrap();
+    let reader = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        follower.read_to_end(&mut bytes).map(|_| bytes)
+    });
+    for message in input.chunks(10_000) {
+        appender.write_all(message).unwrap();
+    }
+    assert_eq!(appender.finish().unwrap().bytes, input.len() as u64);
+    assert_same(&reader.join().unwrap().unwrap(), &input);
+    assert_eq!((up.left(), down.left()), (0, 0), "the test cuts less than it says");
+    get(server.address, "/f.txt").assert_body(200, &input);
+    let (output, ended) = follow(&[&format!("http://{}/f.txt", server.address)]);
+    assert_well(&ended);
+    assert_same(&output, &input);
+}
+
+/// Goal: an appender survives a crash of its server. Method: SIGKILL in the middle, and a new
+/// process on the same directory.
+#[test]
+fn an_appender_survives_a_crash_of_the_server() {
+    let server = Server::start();
+    let proxy = Proxy::start(server.address, &[]);
+    let input = noise(12, 800_000);
+    let mut appender = Options::default().open_append(&proxy.url()).unwrap();
+    appender.write_all(&input[..300_000]).unwrap();
+    let setup = server.kill();
+    appender.write_all(&input[300_000..500_000]).unwrap();
+    let server = setup.start();
+    proxy.lead_to(server.address);
+    appender.write_all(&input[500_000..]).unwrap();
+    assert_eq!(appender.finish().unwrap().bytes, input.len() as u64);
+    get(server.address, "/f.txt").assert_body(200, &input);
+}
+
+/// Goal: texts and exit codes with the real server; a second appender; going on at the end.
+#[test]
+fn the_server_refuses_as_httpfstream() {
+    let server = Server::start();
+    let url = format!("http://{}/f.txt", server.address);
+    assert_failed(&follow(&[&url]).1, "file does not exist");
+    let mut appender = Options::default().open_append(&url).unwrap();
+    appender.write_all("één\n".as_bytes()).unwrap();
+    assert_failed(&append(&[&url], b"x"), "HTTP status 403");
+    appender.finish().unwrap();
+    assert_well(&append(&[&url], b"two\n"));
+    let (output, ended) = follow(&[&url]);
+    assert_well(&ended);
+    assert_eq!(output, "één\ntwo\n".as_bytes());
 }

@@ -41,6 +41,10 @@ mod migrate;
 mod publish;
 
 mod autobahn;
+mod coordinator;
+mod coordinator_client;
+mod coordinator_kit;
+
 mod ffmpeg;
 mod player_page;
 mod publish_page;

@@ -165,6 +165,11 @@ impl Server {
         self.setup.data()
     }
 
+    /// The next line of standard output, after the two that say where it listens.
+    pub(crate) fn next_line(&self) -> String {
+        self.said.lock().unwrap().1.recv_timeout(HANG).expect("another line")
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -247,7 +252,7 @@ pub(crate) fn collect(mut stream: impl Read + Send + 'static) -> Arc<Mutex<Strin
 }
 
 /// The lines of a stream as they come; the channel closes at its end.
-fn lines_of(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+pub(crate) fn lines_of(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(stream).lines() {

@@ -1,0 +1,241 @@
+//! From the configuration to each part's own options: no part sees the configuration itself.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::channels::{self, LagRule};
+use crate::coordinator::{self, ClientOptions, Credentials, Hook, Pace};
+use crate::operations::config::{
+    self, ChannelsSection, Config, CoordinatorSection, Durability, HookAuth, HookSection,
+    LiveParts, LiveSection, OnAbort, OnLag, PlaylistType, SteeringSection,
+};
+use crate::operations::cors;
+use crate::packager::{self, LiveRule, Pathway, Steering};
+use crate::runtime::clock;
+use crate::store::{RetentionRule, Signal, StoreOptions};
+use crate::wire::http1::HeadLimits;
+use crate::{connection, egress, ingest};
+
+/// Descriptors that are neither connections nor object files: rings, listeners, logs, uploads.
+const OTHER_DESCRIPTORS: usize = 1024;
+const WAIT_DEFAULT_MS: u64 = 1000;
+
+pub fn coordinator_options(section: &CoordinatorSection) -> coordinator::Options {
+    let credentials = |auth: &HookAuth| match auth.clone() {
+        HookAuth::Basic { user, password } => Credentials::Basic { user, password },
+        HookAuth::Bearer { token } => Credentials::Bearer { token },
+        HookAuth::Custom { value } => Credentials::Custom { value },
+    };
+    let hook = |hook: &HookSection| Hook {
+        url: hook.url.clone(),
+        credentials: hook.auth.as_ref().map(credentials),
+    };
+    coordinator::Options {
+        listen: section.listen.clone(),
+        secret: section.secret.clone(),
+        require_encoder: section.require_encoder,
+        state_file: section.state_file.clone(),
+        id_length_max: section.id_length_max,
+        hook_timeout: Duration::from_secs(section.hook_timeout_s),
+        reconnect_grace: Duration::from_secs(section.reconnect_grace_s),
+        key_verification: section.key_verification.as_ref().map(hook),
+        event_callback: section.event_callback.as_ref().map(hook),
+        commands: section.commands_auth.as_ref().map(credentials),
+        pace: Pace {
+            heartbeat_interval: Duration::from_secs(section.heartbeat_interval_s),
+            silence_timeout: Duration::from_secs(section.silence_timeout_s),
+        },
+        event_retry: Duration::from_secs(section.event_retry_s),
+        clock: clock::unix_ms,
+    }
+}
+
+/// Of the coordinator's client; `None` without a coordinator. `port` is where channels are.
+pub(super) fn control_options(
+    section: &ChannelsSection,
+    port: Option<u16>,
+) -> Option<ClientOptions> {
+    let url = section.coordinator_url.as_deref().filter(|_| section.enabled)?;
+    Some(ClientOptions {
+        secret: section.coordinator_secret.clone(),
+        external_ip: section.external_ip.clone(),
+        external_port: section.external_port.or(port),
+        external_tls: section.external_tls,
+        pace: Pace {
+            heartbeat_interval: Duration::from_secs(section.heartbeat_interval_s),
+            silence_timeout: Duration::from_secs(section.silence_timeout_s),
+        },
+        reconnect_pause: Duration::from_secs(section.coordinator_retry_s),
+        ..ClientOptions::new(url)
+    })
+}
+
+pub(super) fn store_options(config: &Config, signal: Box<Signal>) -> StoreOptions {
+    let retention = config.retention.iter().map(|rule| RetentionRule {
+        prefix: rule.prefix.trim_start_matches('/').to_owned(),
+        age_max_ms: rule.max_age_s.map(|seconds| seconds.saturating_mul(1000)),
+        bytes_max: rule.max_bytes,
+        window_bytes: rule.window_bytes,
+    });
+    let total = config.store.total_bytes_max;
+    let total_bytes_max = match (total, config.ram_only) {
+        (0, false) => None,
+        (0, true) => Some(memory_bytes() / 2),
+        (bytes, _) => Some(bytes),
+    };
+    // In memory every object keeps a mapping for life.
+    let objects_max = if config.ram_only {
+        config.store.objects_max.min(config.store.mappings_max)
+    } else {
+        config.store.objects_max
+    };
+    StoreOptions {
+        data: (!config.ram_only).then(|| config.data.clone()),
+        extent_bytes: config.store.extent_bytes,
+        keep_aborted: config.on_abort == OnAbort::Keep,
+        objects_max,
+        object_bytes_max: config.store.object_bytes_max,
+        open_files_max: config.store.open_files_max,
+        mappings_max: config.store.mappings_max,
+        body_cache_bytes_max: config.store.body_cache_bytes_max,
+        total_bytes_max,
+        watched_names_max: config.limits.watched_names_max,
+        retention: retention.collect(),
+        clock: clock::unix_ms,
+        signal,
+    }
+}
+
+pub(super) fn packager_options(config: &Config) -> packager::Options {
+    packager::Options { rules: config.live.iter().map(live_rule).collect(), clock: clock::unix_ms }
+}
+
+fn live_rule(section: &LiveSection) -> LiveRule {
+    LiveRule {
+        prefix: section.prefix.trim_start_matches('/').to_owned(),
+        part_ms: section.part_ms,
+        segment_ms: (section.segment_s * 1000.0).round() as u64,
+        window_ms: section.window_s * 1000,
+        parts: match section.parts {
+            LiveParts::Urls => packager::Parts::Urls,
+            LiveParts::ByteRanges => packager::Parts::ByteRanges,
+            LiveParts::None => packager::Parts::None,
+        },
+        kind: match section.playlist_type {
+            PlaylistType::Window => packager::ListKind::Window,
+            PlaylistType::Event => packager::ListKind::Event,
+        },
+        steering: section.steering.as_ref().map(steering),
+        source: section.source.as_deref().map(source),
+    }
+}
+
+/// A path is an object's, a word a channel's.
+fn source(source: &str) -> packager::Source {
+    match source.strip_prefix('/') {
+        Some(object) => packager::Source::Object(object.to_owned()),
+        None => packager::Source::Channel(source.to_owned()),
+    }
+}
+
+pub(super) fn channels_options(section: &ChannelsSection) -> io::Result<channels::Options> {
+    let ranges = |list: &[String]| {
+        let parsed = list.iter().map(|range| config::parse_range(range));
+        parsed.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)
+    };
+    Ok(channels::Options {
+        cache_bytes_max: section.cache_bytes_max,
+        cache_ms: (section.cache_s > 0).then(|| section.cache_s.saturating_mul(1000)),
+        lag_bytes_max: section.lag_bytes_max,
+        lag_rule: match section.on_lag {
+            OnLag::Skip => LagRule::Skip,
+            OnLag::Close => LagRule::Close,
+        },
+        message_bytes_max: section.message_bytes_max,
+        id_length_max: section.id_length_max,
+        connections_per_ip_max: section.connections_per_ip_max,
+        unlimited_from: ranges(&section.unlimited_from)?,
+        play_from: ranges(&section.play_from)?,
+        heartbeat_interval_s: section.heartbeat_interval_s,
+        silence_timeout_s: section.silence_timeout_s,
+        clock: clock::unix_ms,
+    })
+}
+
+fn steering(section: &SteeringSection) -> Steering {
+    let pathways = section.pathways.iter();
+    let pathways = pathways.map(|p| Pathway { id: p.id.clone(), host: p.host.clone() }).collect();
+    Steering { ttl_s: section.ttl_s, pathways }
+}
+
+fn memory_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram as u64 * u64::from(info.mem_unit)
+}
+
+/// Hand each part its own options.
+pub(super) fn options_of(
+    config: &Config,
+    cores: usize,
+    descriptors: usize,
+) -> io::Result<DoorOptions> {
+    let cors = match &config.cors_file {
+        None => config.cors.clone(),
+        Some(path) => cors::read_file(path, &config.cors).map_err(io::Error::other)?,
+    };
+    let limits = &config.limits;
+    let room = descriptors.saturating_sub(config.store.open_files_max + OTHER_DESCRIPTORS).max(16);
+    if room < limits.connections_max {
+        tracing::warn!(
+            descriptors,
+            connections_max = room,
+            "fewer connections than limits.connections_max: \
+            raise the limit of open files (LimitNOFILE)"
+        );
+    }
+    let common_lines = cors::common_lines(&cors);
+    let connection = connection::Options {
+        head: HeadLimits {
+            request_line_bytes_max: limits.request_line_bytes_max,
+            head_bytes_max: limits.head_bytes_max,
+        },
+        head_timeout_s: limits.head_timeout_s,
+        keep_alive_timeout_s: limits.keep_alive_timeout_s,
+        connections_max: limits.connections_max.min(room).div_ceil(cores),
+        wait_absent: config.wait_absent,
+        wait_default_ms: WAIT_DEFAULT_MS,
+        wait_max_ms: limits.wait_max_s.saturating_mul(1000),
+        query_in_name: config.compat.query_in_name,
+        cache_not_found: config.cache_control.not_found.clone(),
+        cache_error: config.cache_control.error.clone(),
+        append_prefix: config.append.prefix.clone(),
+        channels_prefix: config.channels.prefix.clone(),
+        common_lines: common_lines.clone(),
+        preflight_lines: cors::preflight_lines(&cors),
+        listed_origins: cors::listed_origins(&cors),
+    };
+    let egress = egress::Options {
+        common_lines,
+        cache_manifest: config.cache_control.manifest.clone(),
+        cache_segment: config.cache_control.segment.clone(),
+        cache_other: config.cache_control.other.clone(),
+        small_object_bytes_max: config.store.small_object_bytes_max,
+        lag_bytes_max: limits.lag_bytes_max,
+        send_stall_timeout_s: limits.send_stall_timeout_s,
+        ping_interval_s: config.append.ping_interval_s,
+    };
+    let ingest = ingest::Options {
+        stored_headers: config.headers.stored.clone(),
+        delete_expired: config.delete_expired,
+        is_durable: config.durability == Durability::Sync,
+        object_bytes_max: config.store.object_bytes_max,
+        body_idle_timeout_s: limits.body_idle_timeout_s,
+        ping_interval_s: config.append.ping_interval_s,
+        append_idle_timeout_s: config.append.idle_timeout_s,
+    };
+    Ok((Arc::new(connection), Arc::new(egress), Arc::new(ingest)))
+}
+
+pub(super) type DoorOptions =
+    (Arc<connection::Options>, Arc<egress::Options>, Arc<ingest::Options>);
