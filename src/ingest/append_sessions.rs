@@ -1,12 +1,14 @@
-//! Appenders that come back: a connection may break without its server noticing, so an appender that
-//! names its session ends its own earlier connection instead of being refused.
+//! Appenders that come back: a connection may break, with or without its server noticing, so an
+//! appender that names its session takes over from its own earlier connection instead of being refused,
+//! and readers see one object that goes on.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::store::{News, NewsWait, Store};
+use super::upload::Watcher;
+use crate::store::{News, NewsWait, Store, Writer};
 
 /// The sessions of active appenders, by object name; of all cores.
 #[derive(Default)]
@@ -17,25 +19,61 @@ pub struct AppendSessions {
 struct Active {
     session: String,
     news: Arc<News>,
+    /// Left by a connection that was lost, until this time in seconds.
+    legacy: Option<(Box<Legacy>, u64)>,
+}
+
+/// What goes from one connection of an appender to the next. Dropped, it is sealed.
+pub(super) struct Legacy {
+    pub(super) writer: Writer,
+    pub(super) watcher: Watcher,
+}
+
+/// What a connection finds of an earlier one of its session.
+pub(super) enum Earlier {
+    Nothing,
+    /// It was told to hand over: look again.
+    Told,
+    Legacy(Box<Legacy>),
 }
 
 impl AppendSessions {
-    /// The active appender of `name` has this session: tell it to make room.
-    pub(super) fn displace(&self, store: &Store, name: &str, session: &str) -> bool {
-        let table = self.table.lock();
-        let Some(active) = table.get(name).filter(|active| active.session == session) else {
-            return false;
+    /// What an earlier connection of this session has left, or is told to leave.
+    pub(super) fn look(&self, store: &Store, name: &str, session: &str) -> Earlier {
+        let mut table = self.table.lock();
+        let Some(active) = table.get_mut(name).filter(|active| active.session == session) else {
+            return Earlier::Nothing;
         };
-        active.news.tell(store, None);
-        true
+        match active.legacy.take() {
+            Some((legacy, _)) => Earlier::Legacy(legacy),
+            None => {
+                active.news.tell(store, None);
+                Earlier::Told
+            }
+        }
     }
 
     pub(super) fn enter(self: &Arc<Self>, name: &str, session: &str) -> Session {
         let news: Arc<News> = Arc::default();
         let wait = NewsWait::new(news.clone(), news.version());
-        let active = Active { session: session.to_owned(), news: news.clone() };
-        self.table.lock().insert(name.to_owned(), active);
+        let active = Active { session: session.to_owned(), news: news.clone(), legacy: None };
+        let before = self.table.lock().insert(name.to_owned(), active);
+        drop(before);
         Session { sessions: self.clone(), name: name.to_owned(), news, wait }
+    }
+
+    /// Seal what was left and not fetched until now.
+    pub fn sweep(&self, now_s: u64) {
+        let is_over = |active: &mut Active| {
+            active.legacy.as_ref().is_some_and(|(_, until_s)| *until_s <= now_s)
+        };
+        let mut table = self.table.lock();
+        let names: Vec<String> =
+            table.iter_mut().filter_map(|(n, a)| is_over(a).then(|| n.clone())).collect();
+        let over: Vec<Active> = names.iter().filter_map(|name| table.remove(name)).collect();
+        // Sealing may take its time.
+        drop(table);
+        drop(over);
     }
 }
 
@@ -44,14 +82,26 @@ pub(super) struct Session {
     sessions: Arc<AppendSessions>,
     name: String,
     news: Arc<News>,
-    /// Ready when it has to make room.
+    /// Ready when it has to hand over.
     pub(super) wait: NewsWait,
+}
+
+impl Session {
+    /// Leave the object to the next connection of the session, which has time until `until_s`.
+    pub(super) fn leave(self, legacy: Legacy, until_s: u64) {
+        let mut table = self.sessions.table.lock();
+        let active = table.get_mut(&self.name);
+        if let Some(active) = active.filter(|active| Arc::ptr_eq(&active.news, &self.news)) {
+            active.legacy = Some((Box::new(legacy), until_s));
+        }
+    }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         let mut table = self.sessions.table.lock();
-        if table.get(&self.name).is_some_and(|active| Arc::ptr_eq(&active.news, &self.news)) {
+        let is_own = |active: &Active| Arc::ptr_eq(&active.news, &self.news);
+        if table.get(&self.name).is_some_and(|active| is_own(active) && active.legacy.is_none()) {
             table.remove(&self.name);
         }
     }

@@ -108,9 +108,10 @@ impl Intake {
         Intake { writer, watcher, peer, wanted, partial, text, is_refusal_fatal }
     }
 
-    /// Judge messages; `whole` has seen what the object had before, if that is known to be text.
-    pub(super) fn judge_text(&mut self, whole: Utf8) {
-        self.text = Some(Text { message: Utf8::default(), whole });
+    /// Judge messages; `whole` has seen what the object had before, if that is known to be text, and
+    /// `message` what the message before left of a character.
+    pub(super) fn judge_text(&mut self, message: Utf8, whole: Utf8) {
+        self.text = Some(Text { message, whole });
     }
 
     /// Unmask, append, and show what was appended to who watches.

@@ -5,13 +5,14 @@
 //! |---|---|
 //! | asking for its object | the object, or a refusal: it has an active writer, its path is taken |
 //! | appending | its close or its loss, silence (pings keep it alive), DELETE, a PUT of the same name |
+//! | lost, and able to resume | its next connection, which gets the object, or `append.idle_timeout_s` |
 //! | over | the object is sealed as far as whole messages came |
 
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Ingest;
-use super::append_sessions::Session;
+use super::append_sessions::{Earlier, Legacy, Session};
 use super::messages_in::{Door, Ended, Intake, Link, Wanted};
 use super::upload::{UploadError, Watcher, seal};
 use crate::runtime::clock;
@@ -20,8 +21,8 @@ use crate::runtime::deadlines::{Deadline, Phase};
 use crate::runtime::socket::Socket;
 use crate::runtime::timers::{self, Pulse};
 use crate::store::{
-    BeginError, Ending, MessageWindow, NewObject, ObjectInfo, Partial, StorageError, Visibility,
-    WriteRule, Writer,
+    BeginError, Ending, MessageKind, MessageWindow, NewObject, ObjectInfo, Partial, StorageError,
+    Visibility, WriteRule, Writer,
 };
 use crate::wire::media_type;
 use crate::wire::websocket::{Opcode, Utf8, control_frame};
@@ -32,9 +33,9 @@ const MESSAGE_BYTES_MAX: u64 = 1 << 30;
 const MESSAGES_KEPT_MAX: usize = 1 << 18;
 /// What an object has is looked through for text up to this; a longer one is taken for binary.
 const TEXT_CHECK_BYTES_MAX: u64 = 64 << 20;
-/// How often a connection looks whether the one before it has made room.
-const ROOM_LOOKS_MAX: usize = 100;
-const ROOM_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How often a connection looks whether the one before it has handed over.
+const LEGACY_LOOKS_MAX: usize = 100;
+const LEGACY_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// An appender that a request asks for.
 pub struct Append {
@@ -58,7 +59,7 @@ pub async fn append(
 ) -> Result<Vec<u8>, UploadError> {
     let Append { name, session, mut head } = append;
     deadline.phase(Phase::Uploading);
-    let (writer, watcher) = begin(ingest, &name, session.as_deref()).await?;
+    let Legacy { writer, watcher } = begin(ingest, &name, session.as_deref()).await?;
     let session = session.map(|session| ingest.append_sessions.enter(&name, &session));
     ingest.counters.add(Counter::WebsocketAppenders, 1);
     let length = writer.object().tail();
@@ -66,65 +67,89 @@ pub async fn append(
         head.extend_from_slice(format!("{OFFSET}: {length}\r\n").as_bytes());
     }
     head.extend_from_slice(b"\r\n");
-    let is_atomic = matches!(watcher, Watcher::Nobody);
-    let partial = if is_atomic { Partial::Hidden } else { Partial::Visible };
-    let (writer, whole) = look_through(ingest, writer).await;
-    let mut intake = Intake::new(writer, watcher, (Wanted::All, partial), MESSAGE_BYTES_MAX);
-    intake.judge_text(whole);
+    let intake = begin_intake(ingest, writer, watcher).await;
     let options = &ingest.options;
     let pulse = Pulse::new(options.ping_interval_s, Some(options.append_idle_timeout_s));
     let mut link = Link { ingest, socket, pulse, outbox: head };
     let mut door = Appending { ingest, session, synced: length };
     let (intake, ended) = link.run(intake, &mut door, input).await;
     let words = link.last_words(&ended);
-    let Intake { writer, watcher, .. } = intake;
-    if writer.object().is_open() {
-        let sealed = seal(ingest, writer, watcher).await;
-        ingest.counters.add(Counter::UploadsSealed, u64::from(sealed.is_ok()));
-        sealed?;
-    } else {
-        ingest.counters.add(Counter::UploadsAborted, 1);
+    if let Ended::Failed(error) = &ended {
+        tracing::debug!(object = name, %error, "an appender was ended");
     }
-    drop(door);
-    match ended {
-        // Whoever deleted or replaced the object is to be named.
-        Ended::Failed(error @ UploadError::Write(_)) => {
-            tracing::debug!(object = name, %error, "an appender was ended");
-        }
-        Ended::Failed(error) => tracing::info!(object = name, %error, "an appender was ended"),
-        _ => {}
+    let is_lost = matches!(ended, Ended::PeerGone | Ended::Silent | Ended::Stopped);
+    let legacy = Legacy { writer: intake.writer, watcher: intake.watcher };
+    if let Some(legacy) = door.leave(legacy, is_lost) {
+        finish(ingest, legacy).await?;
     }
     Ok(words)
 }
 
-/// The object, once an earlier connection of the same appender has made room.
-async fn begin(
-    ingest: &Ingest,
-    name: &str,
-    session: Option<&str>,
-) -> Result<(Writer, Watcher), UploadError> {
+/// The end of the object, as far as whole messages came.
+async fn finish(ingest: &Ingest, legacy: Legacy) -> Result<(), UploadError> {
+    if !legacy.writer.object().is_open() {
+        ingest.counters.add(Counter::UploadsAborted, 1);
+        return Ok(());
+    }
+    seal(ingest, legacy.writer, legacy.watcher).await?;
+    ingest.counters.add(Counter::UploadsSealed, 1);
+    Ok(())
+}
+
+async fn begin_intake(ingest: &Ingest, writer: Writer, watcher: Watcher) -> Intake {
+    let is_atomic = matches!(watcher, Watcher::Nobody);
+    let partial = if is_atomic { Partial::Hidden } else { Partial::Visible };
+    let (writer, whole) = look_through(ingest, writer).await;
+    let message = begun_character(&writer);
+    let mut intake = Intake::new(writer, watcher, (Wanted::All, partial), MESSAGE_BYTES_MAX);
+    intake.judge_text(message, whole);
+    intake
+}
+
+/// What the message before left of a character.
+fn begun_character(writer: &Writer) -> Utf8 {
+    let mut message = Utf8::default();
+    if let Some((_, end)) = writer.object().message_edge()
+        && let MessageKind::Text { pending } = end.kind
+    {
+        let start = end.offset - u64::from(pending);
+        let read = writer.read_back(start, end.offset, &mut |bytes| {
+            message.push(bytes);
+        });
+        // Not to be had: it will show as a message that is no text.
+        drop(read);
+    }
+    message
+}
+
+/// The object: of an earlier connection of the same appender, or continued, or new.
+async fn begin(ingest: &Ingest, name: &str, session: Option<&str>) -> Result<Legacy, UploadError> {
+    if let Some(session) = session
+        && let Some(legacy) = inherit(ingest, name, session).await
+    {
+        return Ok(legacy);
+    }
     // Asked first: what is refused leaves nothing behind.
     let feed = ingest.packager.feed(name).map_err(UploadError::Refused)?;
-    let mut looks = 0;
-    let mut writer = loop {
-        match resume(ingest, name).await {
-            Err(BeginError::WriterActive) if looks < ROOM_LOOKS_MAX => {
-                let is_own = session.is_some_and(|session| {
-                    ingest.append_sessions.displace(&ingest.store, name, session)
-                });
-                // Between the end of its session and its seal it is nobody's.
-                if !is_own && looks == 0 {
-                    return Err(BeginError::WriterActive.into());
-                }
-                looks += 1;
-                timers::sleep(ROOM_LOOK_INTERVAL).await;
-            }
-            outcome => break outcome?,
-        }
-    };
+    let mut writer = resume(ingest, name).await?;
     writer.keep_messages(MessageWindow { bytes_max: u64::MAX, count_max: MESSAGES_KEPT_MAX });
     let class = media_type::class_of(name, writer.object().info.header("Content-Type"));
-    Ok((writer, Watcher::new(feed, class)))
+    Ok(Legacy { writer, watcher: Watcher::new(feed, class) })
+}
+
+/// Take over from an earlier connection, if there is one.
+async fn inherit(ingest: &Ingest, name: &str, session: &str) -> Option<Legacy> {
+    for _ in 0..LEGACY_LOOKS_MAX {
+        match ingest.append_sessions.look(&ingest.store, name, session) {
+            Earlier::Nothing => return None,
+            Earlier::Legacy(mut legacy) => {
+                legacy.writer.move_to(Some(ingest.core));
+                return Some(*legacy);
+            }
+            Earlier::Told => timers::sleep(LEGACY_LOOK_INTERVAL).await,
+        }
+    }
+    None
 }
 
 async fn resume(ingest: &Ingest, name: &str) -> Result<Writer, BeginError> {
@@ -175,6 +200,17 @@ struct Appending<'a> {
 }
 
 impl Appending<'_> {
+    /// Leave the object to the next connection of this appender, if this one was lost. Back comes
+    /// what is to be sealed now.
+    fn leave(&mut self, mut legacy: Legacy, is_lost: bool) -> Option<Legacy> {
+        let is_whole = is_lost && legacy.writer.object().is_open() && legacy.writer.drop_hidden();
+        let Some(session) = self.session.take().filter(|_| is_whole) else { return Some(legacy) };
+        legacy.writer.move_to(None);
+        let patience_s = self.ingest.options.append_idle_timeout_s;
+        session.leave(legacy, clock::monotonic_s() + patience_s);
+        None
+    }
+
     /// How much of the object cannot be lost any more.
     async fn confirmed(&mut self, writer: &Writer) -> Result<u64, StorageError> {
         let tail = writer.object().tail();

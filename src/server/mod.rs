@@ -80,6 +80,7 @@ struct Shared {
     housekeeping: JoinHandle<()>,
     store: Arc<Store>,
     offload: Arc<Offload>,
+    append_sessions: Arc<AppendSessions>,
 }
 
 /// Tells a server to stop, from any thread.
@@ -180,7 +181,7 @@ impl Server {
             };
             workers.push(start_worker(parts)?);
         }
-        let shared = start_housekeeping(common.store, common.offload, is_draining.clone())?;
+        let shared = start_housekeeping(common, is_draining.clone())?;
         let coordinator_stopper = coordinator.as_ref().map(Coordinator::stopper);
         let stopper = Stopper { mailboxes, is_draining, coordinator: coordinator_stopper };
         let of_doors = |doors| addresses_of(&addresses, doors);
@@ -217,9 +218,10 @@ impl Server {
             // With `panic = "abort"` a worker's panic has ended the process already.
             let _ = worker.join();
         }
-        let Shared { housekeeping, store, offload } = self.shared;
+        let Shared { housekeeping, store, offload, append_sessions } = self.shared;
         housekeeping.thread().unpark();
         let _ = housekeeping.join();
+        append_sessions.sweep(u64::MAX);
         offload.end();
         store.release();
         // Not before: the coordinator is told of each publisher that ends.
@@ -474,27 +476,30 @@ async fn cut_all(core: &Core, listeners: &[(Rc<Listener>, Role)]) {
 }
 
 /// Retention runs beside the cores: deleting files may take its time.
-fn start_housekeeping(
-    store: Arc<Store>,
-    offload: Arc<Offload>,
-    is_draining: Arc<AtomicBool>,
-) -> io::Result<Shared> {
-    let (swept_store, watched_offload) = (store.clone(), offload.clone());
-    let housekeeping =
-        std::thread::Builder::new().name("housekeeping".to_owned()).spawn(move || {
-            while !is_draining.load(Ordering::Relaxed) {
-                std::thread::park_timeout(SWEEP_INTERVAL);
-                if !swept_store.is_memory_only() {
-                    watched_offload.look_at_pressure();
-                }
-                loop {
-                    let swept = swept_store.sweep();
-                    if swept.objects == 0 {
-                        break;
-                    }
-                    tracing::debug!(?swept, "retention removed objects");
-                }
+fn start_housekeeping(common: Common, is_draining: Arc<AtomicBool>) -> io::Result<Shared> {
+    let Common { store, offload, append_sessions, .. } = common;
+    let (swept, watched, sessions) = (store.clone(), offload.clone(), append_sessions.clone());
+    let work = move || {
+        while !is_draining.load(Ordering::Relaxed) {
+            std::thread::park_timeout(SWEEP_INTERVAL);
+            if !swept.is_memory_only() {
+                watched.look_at_pressure();
             }
-        })?;
-    Ok(Shared { housekeeping, store, offload })
+            sessions.sweep(clock::monotonic_s());
+            sweep_objects(&swept);
+        }
+    };
+    let housekeeping = std::thread::Builder::new().name("housekeeping".to_owned()).spawn(work)?;
+    Ok(Shared { housekeeping, store, offload, append_sessions })
+}
+
+/// Remove what retention says is due.
+fn sweep_objects(store: &Store) {
+    loop {
+        let swept = store.sweep();
+        if swept.objects == 0 {
+            return;
+        }
+        tracing::debug!(?swept, "retention removed objects");
+    }
 }

@@ -96,6 +96,13 @@ impl Digests {
         self.visible = Some(Box::new(state));
     }
 
+    /// The bytes that readers do not see are given up.
+    pub(super) fn forget_hidden(&mut self) {
+        if let Some(visible) = self.visible.take() {
+            self.written = visible;
+        }
+    }
+
     /// Of the bytes that readers see.
     pub(super) fn of_visible(&self) -> u64 {
         self.visible.as_ref().unwrap_or(&self.written).digest()

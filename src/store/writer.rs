@@ -187,6 +187,18 @@ impl Writer {
         self.written
     }
 
+    /// Give up the bytes of a message that is not going to be completed, and go on behind those that
+    /// readers see. False if that cannot be done: they reach into another extent.
+    pub fn drop_hidden(&mut self) -> bool {
+        let tail = self.object.tail();
+        if self.written > tail && self.current.as_ref().is_none_or(|current| current.start > tail) {
+            return false;
+        }
+        self.forget_hidden();
+        self.digests.forget_hidden();
+        true
+    }
+
     /// What of the message index is kept: messages are forgotten from the front while those kept are
     /// too many, or too long together. The newest always stays.
     pub fn keep_messages(&mut self, window: MessageWindow) {

@@ -619,6 +619,31 @@ fn the_server_resumes_followers() {
     assert_same(&output, &input);
 }
 
+/// Goal: a follower sees one object to its end, however often its appender and itself lose their
+/// connections: an appender that comes back takes over, and the object is not sealed in between.
+#[test]
+fn appender_and_follower_are_resumed_together() {
+    let server = Server::start();
+    let input = noise(14, 1_500_000);
+    let ups = [Cut::Up(100_000), Cut::Up(3000), Cut::Up(200_000), Cut::Up(65_536)];
+    let downs = [Cut::Down(80_000), Cut::Down(333_333), Cut::Down(200_000)];
+    let (up, down) = (Proxy::start(server.address, &ups), Proxy::start(server.address, &downs));
+    let mut appender = Options::default().open_append(&up.url()).unwrap();
+    appender.write_all(&input[..10_000]).unwrap();
+    let mut follower = Options::default().follow(&down.url()).unwrap();
+    let reader = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        follower.read_to_end(&mut bytes).map(|_| bytes)
+    });
+    for message in input[10_000..].chunks(10_000) {
+        appender.write_all(message).unwrap();
+    }
+    assert_eq!(appender.finish().unwrap().bytes, input.len() as u64);
+    assert_same(&reader.join().unwrap().unwrap(), &input);
+    assert_eq!((up.left(), down.left()), (0, 0), "the test cuts less than it says");
+    get(server.address, "/f.txt").assert_body(200, &input);
+}
+
 /// Goal: an appender survives a crash of its server. Method: SIGKILL in the middle, and a new
 /// process on the same directory.
 #[test]
