@@ -15,6 +15,7 @@ use crate::runtime::deadlines::Deadline;
 use crate::runtime::socket::Socket;
 use crate::runtime::timers::{Beat, Pulse};
 use crate::store::{Object, Reader};
+use crate::wire::websocket::close_code::POLICY;
 use crate::wire::websocket::{
     FrameHead, Opcode, Peer, PeerEvent, PeerLimits, Violation, close_frame,
 };
@@ -247,12 +248,6 @@ impl<'a> MessagesOut<'a> {
         Over::Say(self.last_words(&close_frame(code, reason)))
     }
 }
-
-/// Codes of RFC 6455 §7.4.1.
-pub(super) const NORMAL: u16 = 1000;
-pub(super) const GOING_AWAY: u16 = 1001;
-pub(super) const POLICY: u16 = 1008;
-pub(super) const ABORTED: u16 = 1011;
 
 impl Over {
     pub(super) fn into_words(self) -> Vec<u8> {

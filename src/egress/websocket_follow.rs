@@ -15,11 +15,12 @@ use bytes::Bytes;
 
 use super::Egress;
 use super::answer::late_start;
-use super::messages_out::{ABORTED, MessagesOut, NORMAL, Over};
+use super::messages_out::{MessagesOut, Over};
 use crate::runtime::deadlines::{Deadline, Phase};
 use crate::runtime::socket::Socket;
 use crate::runtime::timers::Pulse;
 use crate::store::{Life, Message, MessageEnd, MessageKind, MessageLook, Object, Reader};
+use crate::wire::websocket::close_code::{NORMAL, SERVER_ERROR};
 use crate::wire::websocket::{FrameHead, Opcode};
 
 /// A character of UTF-8 lacks so many bytes at most.
@@ -83,7 +84,7 @@ async fn run(
             Life::Open => {}
             Life::Sealed => return Err(place.end(&mut out).await?),
             Life::Aborted | Life::TakenOver | Life::Removed => {
-                return Err(out.close(ABORTED, "the upload was aborted"));
+                return Err(out.close(SERVER_ERROR, "the upload was aborted"));
             }
         }
         if place.send_next(&mut out).await? {

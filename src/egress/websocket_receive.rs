@@ -10,7 +10,7 @@
 
 use super::Egress;
 use super::answer::{Ask, Got, finish_head};
-use super::messages_out::{GOING_AWAY, MessagesOut, NORMAL, Over, POLICY};
+use super::messages_out::{MessagesOut, Over};
 use super::transfer::{Body, BodyFraming, Piece, Transfer};
 use crate::channels::{CHUNK_OVERHEAD_BYTES, LagRule, Look, Seat, Start};
 use crate::runtime::counters::Counter;
@@ -19,6 +19,7 @@ use crate::runtime::socket::Socket;
 use crate::runtime::timers::Pulse;
 use crate::store::{Message, MessageLook, Object};
 use crate::wire::http1::HeadWriter;
+use crate::wire::websocket::close_code::{GOING_AWAY, NORMAL, POLICY};
 use crate::wire::websocket::{FrameHead, Opcode};
 
 /// What a receiver wants.

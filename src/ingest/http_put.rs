@@ -345,6 +345,7 @@ mod tests {
             body_idle_timeout_s: 1,
             ping_interval_s: 1,
             append_idle_timeout_s: 1,
+            append_message_bytes_max: 1,
         }
     }
 

@@ -20,6 +20,7 @@ use crate::runtime::socket::Socket;
 use crate::runtime::timers::{Beat, Pulse};
 use crate::runtime::worker::yield_now;
 use crate::store::{MessageEnd, MessageKind, Partial, Writer};
+use crate::wire::websocket::close_code::{GOING_AWAY, POLICY, SERVER_ERROR};
 use crate::wire::websocket::{self, Peer, PeerEvent, PeerLimits, Utf8, Violation, close_frame};
 
 /// Received without waiting before other tasks of the core have their turn.
@@ -28,11 +29,6 @@ const TURN_BYTES_MAX: u64 = 2 << 20;
 const ASIDE_BYTES: usize = 1 << 20;
 /// A peer that lets so much of our frames lie does not read.
 const OUTBOX_BYTES_MAX: usize = 16 << 10;
-
-/// Codes of RFC 6455 §7.4.1.
-pub(super) const GOING_AWAY: u16 = 1001;
-pub(super) const POLICY: u16 = 1008;
-pub(super) const SERVER_ERROR: u16 = 1011;
 
 /// Which messages are for the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

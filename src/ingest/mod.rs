@@ -38,6 +38,8 @@ pub struct Options {
     pub ping_interval_s: u64,
     /// An appender of which nothing is heard for so long is gone.
     pub append_idle_timeout_s: u64,
+    /// A longer message ends its appender.
+    pub append_message_bytes_max: u64,
 }
 
 /// What the doors in need of their core.

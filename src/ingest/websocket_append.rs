@@ -27,8 +27,6 @@ use crate::store::{
 use crate::wire::media_type;
 use crate::wire::websocket::{Opcode, Utf8, control_frame};
 
-/// A message may be as long as this.
-const MESSAGE_BYTES_MAX: u64 = 1 << 30;
 /// Messages whose ends are remembered for followers that fall behind, with 8 bytes each.
 const MESSAGES_KEPT_MAX: usize = 1 << 18;
 /// What an object has is looked through for text up to this; a longer one is taken for binary.
@@ -101,7 +99,8 @@ async fn begin_intake(ingest: &Ingest, writer: Writer, watcher: Watcher) -> Inta
     let partial = if is_atomic { Partial::Hidden } else { Partial::Visible };
     let (writer, whole) = look_through(ingest, writer).await;
     let message = begun_character(&writer);
-    let mut intake = Intake::new(writer, watcher, (Wanted::All, partial), MESSAGE_BYTES_MAX);
+    let bytes_max = ingest.options.append_message_bytes_max;
+    let mut intake = Intake::new(writer, watcher, (Wanted::All, partial), bytes_max);
     intake.judge_text(message, whole);
     intake
 }

@@ -184,6 +184,8 @@ options! {
         ping_interval_s: u64 = 3;
         /// Seconds without a message or a pong after which an appender is gone.
         idle_timeout_s: u64 = 25;
+        /// Bytes of a message; a longer one ends its appender.
+        message_bytes_max: u64 = 1 << 30;
     }
 }
 
@@ -498,6 +500,9 @@ impl Config {
         if append.ping_interval_s == 0 || append.idle_timeout_s <= append.ping_interval_s {
             let why = "ping_interval_s is at least 1, and idle_timeout_s longer".to_owned();
             return wrong("append", why);
+        }
+        if append.message_bytes_max == 0 {
+            return wrong("append.message_bytes_max", "at least 1".to_owned());
         }
         if channels.heartbeat_interval_s == 0 || channels.silence_timeout_s == 0 {
             let why = "heartbeat_interval_s and silence_timeout_s are at least 1".to_owned();

@@ -4,8 +4,9 @@
 use crate::store::{NAME_BYTES_MAX, NAME_PART_BYTES_MAX, RECORD_BYTES_MAX};
 use crate::wire::fmp4::MOOF_BYTES_MAX;
 use crate::wire::http1::{CHUNK_LINE_BYTES_MAX, HEADERS_MAX, RANGES_MAX, TRAILER_BYTES_MAX};
+use crate::wire::websocket::{ANSWERS_BYTES_MAX, CONTROL_BYTES_MAX, PROTOCOLS_MAX};
 
-use super::config::{Config, LimitsSection, StoreSection};
+use super::config::{AppendSection, ChannelsSection, Config, LimitsSection, StoreSection};
 
 /// Name, value, and what happens beyond it.
 pub type Limit = (&'static str, u64, &'static str);
@@ -28,6 +29,21 @@ pub const FIXED: &[Limit] = &[
         "an object's record on disk; stored header fields beyond a third of it: 431",
     ),
     (
+        "websocket_control_bytes_max",
+        CONTROL_BYTES_MAX as u64,
+        "payload of a ping, pong or close; longer: close 1002",
+    ),
+    (
+        "websocket_answers_bytes_max",
+        ANSWERS_BYTES_MAX as u64,
+        "pongs that wait to be sent; more: the newest stays",
+    ),
+    (
+        "websocket_protocols_max",
+        PROTOCOLS_MAX as u64,
+        "subprotocols that a handshake may offer; more: 400",
+    ),
+    (
         "moof_bytes_max",
         MOOF_BYTES_MAX as u64,
         "a moof or moov that is looked into; longer: no marks",
@@ -36,7 +52,53 @@ pub const FIXED: &[Limit] = &[
 
 /// Limits that are options, with their present values.
 pub fn configured(config: &Config) -> Vec<Limit> {
-    [store_limits(&config.store), connection_limits(&config.limits)].concat()
+    let websockets = websocket_limits(&config.append, &config.channels);
+    [store_limits(&config.store), connection_limits(&config.limits), websockets].concat()
+}
+
+fn websocket_limits(append: &AppendSection, channels: &ChannelsSection) -> Vec<Limit> {
+    vec![
+        (
+            "append.idle_timeout_s",
+            append.idle_timeout_s,
+            "seconds of a silent appender; longer: closed",
+        ),
+        (
+            "append.message_bytes_max",
+            append.message_bytes_max,
+            "a message; longer: its appender is closed",
+        ),
+        (
+            "channels.message_bytes_max",
+            channels.message_bytes_max,
+            "a chunk; longer: its publisher is closed",
+        ),
+        (
+            "channels.cache_bytes_max",
+            channels.cache_bytes_max,
+            "chunks for a new receiver; more: the oldest go",
+        ),
+        (
+            "channels.lag_bytes_max",
+            channels.lag_bytes_max,
+            "chunks a receiver may be behind; more: skipped or closed",
+        ),
+        (
+            "channels.id_length_max",
+            channels.id_length_max as u64,
+            "letters of a channel or key; more: 404",
+        ),
+        (
+            "channels.connections_per_ip_max",
+            channels.connections_per_ip_max as u64,
+            "connections of an address; more: 429 (0: no limit)",
+        ),
+        (
+            "channels.silence_timeout_s",
+            channels.silence_timeout_s,
+            "seconds of a silent peer; longer: closed",
+        ),
+    ]
 }
 
 fn store_limits(store: &StoreSection) -> Vec<Limit> {

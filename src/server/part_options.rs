@@ -233,6 +233,7 @@ pub(super) fn options_of(
         body_idle_timeout_s: limits.body_idle_timeout_s,
         ping_interval_s: config.append.ping_interval_s,
         append_idle_timeout_s: config.append.idle_timeout_s,
+        append_message_bytes_max: config.append.message_bytes_max,
     };
     Ok((Arc::new(connection), Arc::new(egress), Arc::new(ingest)))
 }

@@ -133,11 +133,11 @@ impl Messages {
         slot.as_ref().map_or((0, 0), |index| (index.first, index.first + index.ends.len() as u64))
     }
 
-    /// Number of the message that comes next, and the end of the one before it. `None` before there
-    /// was anything to say.
+    /// Number of the message that comes next, and the end of the one before it. `None` before the
+    /// first.
     pub(super) fn edge(&self) -> Option<(u64, MessageEnd)> {
         let slot = self.index.lock();
-        slot.as_ref().map(|index| {
+        slot.as_ref().filter(|index| index.has_begun).map(|index| {
             let before = MessageEnd { offset: index.first_start, kind: index.before_first };
             let end = index.ends.back().map_or(before, |end| unpack(*end));
             (index.first + index.ends.len() as u64, end)

@@ -44,6 +44,7 @@ mod autobahn;
 mod coordinator;
 mod coordinator_client;
 mod coordinator_kit;
+mod coordinator_servers;
 
 mod ffmpeg;
 mod player_page;

@@ -8,6 +8,14 @@ pub const REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
 /// An unmasked head: two bytes and a length of eight.
 pub const FRAME_HEAD_BYTES_MAX: usize = 10;
 
+/// Codes of a close frame that this server sends (RFC 6455 §7.4.1).
+pub mod close_code {
+    pub const NORMAL: u16 = 1000;
+    pub const GOING_AWAY: u16 = 1001;
+    pub const POLICY: u16 = 1008;
+    pub const SERVER_ERROR: u16 = 1011;
+}
+
 pub(super) const LAST_BIT: u8 = 0x80;
 /// Of the second byte: a length of two bytes follows, or one of eight.
 pub(super) const LENGTH_IN_2: u8 = 126;
