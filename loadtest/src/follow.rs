@@ -4,6 +4,7 @@
 //! is decided by the scenarios.
 
 use std::cell::{Cell, RefCell};
+use std::os::fd::AsRawFd as _;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -283,8 +284,14 @@ impl Follower {
         }
     }
 
+    /// After a frame of ours the kernel would delay acknowledgements, as for a dialogue: over loopback
+    /// they are then made while the server sends, and charged to it (1.4 µs per delivery with 1000
+    /// readers of 4 KiB, November 2026). A reader that never sends, as over HTTP, makes them itself.
     async fn send(&self, frames: Vec<u8>) -> Result<(), Fault> {
-        send_small(&self.stream, frames).await.map_err(|error| self.lost(&error.to_string()))
+        let sent = send_small(&self.stream, frames).await;
+        sent.map_err(|error| self.lost(&error.to_string()))?;
+        let told = sys::acknowledge_at_once(self.stream.as_raw_fd());
+        told.map_err(|error| self.lost(&error.to_string()))
     }
 
     fn lost(&self, why: &str) -> Fault {

@@ -121,6 +121,23 @@ pub(crate) fn reset_on_close(socket: RawFd) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Makes a TCP socket acknowledge what it gets as soon as it is read, although it has sent something.
+pub(crate) fn acknowledge_at_once(socket: RawFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let length = mem::size_of_val(&on) as libc::socklen_t;
+    // SAFETY: `on` is initialised, outlives the call, and its true size is passed.
+    let result = unsafe {
+        libc::setsockopt(
+            socket,
+            libc::IPPROTO_TCP,
+            libc::TCP_QUICKACK,
+            std::ptr::from_ref(&on).cast(),
+            length,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 fn timespec(ns: u64) -> libc::timespec {
     libc::timespec {
         tv_sec: (ns / NANOS_PER_SECOND) as libc::time_t,

@@ -9,7 +9,6 @@ use std::task::{Context, Poll};
 
 use super::Egress;
 use super::transfer::{BodyFraming, CutReason, Sender};
-use crate::runtime::clock;
 use crate::runtime::counters::Counter;
 use crate::runtime::deadlines::Deadline;
 use crate::runtime::socket::Socket;
@@ -26,6 +25,8 @@ const FRAGMENT_BYTES_MAX: u64 = 1 << 20;
 const HEARD_MESSAGE_BYTES_MAX: u64 = 1 << 30;
 /// Received at once from a reader.
 const RECEIVE_BYTES: usize = 4096;
+/// Messages sent in a row before the reader is listened to.
+const STREAK_MAX: u32 = 16;
 /// Received in a row before the reader is sent to again.
 const RECEIVE_ROUNDS_MAX: usize = 16;
 
@@ -50,8 +51,8 @@ pub(super) struct MessagesOut<'a> {
     pulse: Pulse,
     /// The frame that says that this side is alive.
     beat: &'static [u8],
-    /// When asides were looked for last, in seconds.
-    looked_s: u64,
+    /// Messages sent since there was nothing to send.
+    streak: u32,
 }
 
 impl<'a> MessagesOut<'a> {
@@ -67,8 +68,7 @@ impl<'a> MessagesOut<'a> {
         sender.prefix = head;
         let limits = PeerLimits { message_bytes_max: HEARD_MESSAGE_BYTES_MAX, checks_text: false };
         let peer = Peer::new(limits);
-        let looked_s = clock::monotonic_s();
-        let mut out = MessagesOut { sender, peer, pulse, beat, looked_s };
+        let mut out = MessagesOut { sender, peer, pulse, beat, streak: 0 };
         egress.counters.add(Counter::WebsocketReaders, 1);
         out.take(&mut input).await?;
         Ok(out)
@@ -152,11 +152,12 @@ impl<'a> MessagesOut<'a> {
         loop {
             let aside = {
                 let mut readable = pin!(self.sender.socket.readable());
-                let pulse = &mut self.pulse;
+                let (pulse, streak) = (&mut self.pulse, &mut self.streak);
                 std::future::poll_fn(|context| {
                     if poll_news(context).is_ready() {
                         return Poll::Ready(None);
                     }
+                    *streak = 0;
                     if readable.as_mut().poll(context).is_ready() {
                         return Poll::Ready(Some(Aside::Heard));
                     }
@@ -165,19 +166,21 @@ impl<'a> MessagesOut<'a> {
                 .await
             };
             match aside {
-                None => return self.keep_pace().await,
+                None => return Ok(()),
                 Some(Aside::Heard) => self.hear().await?,
                 Some(Aside::Beat(beat)) => self.attend(beat).await?,
             }
         }
     }
 
-    /// Once a second, what a reader that always finds a next message would never come to.
+    /// So many messages were sent in a row that the reader has to be listened to.
+    pub(super) fn is_busy(&mut self) -> bool {
+        self.streak += 1;
+        self.streak.is_multiple_of(STREAK_MAX)
+    }
+
+    /// What a reader that always finds a next message would never come to.
     pub(super) async fn keep_pace(&mut self) -> Result<(), Over> {
-        let now_s = clock::monotonic_s();
-        if std::mem::replace(&mut self.looked_s, now_s) == now_s {
-            return Ok(());
-        }
         self.hear().await?;
         let pulse = &mut self.pulse;
         let beat = std::future::poll_fn(|context| Poll::Ready(pulse.poll_beat(context))).await;
@@ -204,7 +207,12 @@ impl<'a> MessagesOut<'a> {
             match self.sender.socket.try_recv(&mut buffer) {
                 Ok(Some(0)) | Err(_) => return Err(Over::Cut),
                 Ok(None) => return Ok(()),
-                Ok(Some(got)) => self.take(&mut buffer[..got]).await?,
+                Ok(Some(got)) => {
+                    self.take(&mut buffer[..got]).await?;
+                    if got < RECEIVE_BYTES {
+                        return Ok(());
+                    }
+                }
             }
         }
         Ok(())

@@ -88,7 +88,9 @@ async fn run(
             }
         }
         if place.send_next(&mut out).await? {
-            out.keep_pace().await?;
+            if out.is_busy() {
+                out.keep_pace().await?;
+            }
             continue;
         }
         out.wait(|context| place.poll_news(context)).await?;
@@ -157,7 +159,9 @@ impl Place {
     /// The object is sealed: the rest of it, what was held back included.
     async fn end(&mut self, out: &mut MessagesOut<'_>) -> Result<Over, Over> {
         while self.send_next(out).await? {
-            out.keep_pace().await?;
+            if out.is_busy() {
+                out.keep_pace().await?;
+            }
         }
         let tail = self.object().tail();
         if self.reader.offset() < tail {

@@ -102,7 +102,9 @@ async fn run(
                 if kind == Kind::Probe {
                     return Err(out.close(NORMAL, "one chunk was asked for"));
                 }
-                out.keep_pace().await?;
+                if out.is_busy() {
+                    out.keep_pace().await?;
+                }
             }
             MessageLook::Forgotten { .. } => {
                 egress.counters.add(Counter::ReceiversLagged, 1);

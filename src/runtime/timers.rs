@@ -41,7 +41,12 @@ pub struct Pulse {
     silence_max: Option<Duration>,
     speak_at: Instant,
     heard_at: Instant,
+    /// Before this second the alarm need not be looked at; `None` while nobody waits for it.
+    quiet_until_s: Option<u64>,
 }
+
+/// The clock of whole seconds may be behind by a tick.
+const TICK: Duration = Duration::from_millis(50);
 
 impl Pulse {
     pub fn new(period_s: u64, silence_s_max: Option<u64>) -> Pulse {
@@ -52,6 +57,7 @@ impl Pulse {
             silence_max: silence_s_max.map(Duration::from_secs),
             speak_at: now + period,
             heard_at: now,
+            quiet_until_s: None,
         };
         pulse.sleep_on();
         pulse
@@ -68,9 +74,23 @@ impl Pulse {
         self.sleep.as_mut().reset(next.into());
     }
 
+    /// Asked with each message that is sent: a look at the clock, most of the time.
     pub fn poll_beat(&mut self, context: &mut Context<'_>) -> Poll<Beat> {
+        if self.quiet_until_s.is_some_and(|until_s| clock::monotonic_s() < until_s) {
+            return Poll::Pending;
+        }
+        self.poll_alarm(context)
+    }
+
+    fn poll_alarm(&mut self, context: &mut Context<'_>) -> Poll<Beat> {
         loop {
-            std::task::ready!(self.sleep.as_mut().poll(context));
+            if self.sleep.as_mut().poll(context).is_pending() {
+                let left = self.sleep.deadline().into_std().saturating_duration_since(clock::now());
+                let quiet_s = left.saturating_sub(TICK).as_secs();
+                self.quiet_until_s = Some(clock::monotonic_s() + quiet_s);
+                return Poll::Pending;
+            }
+            self.quiet_until_s = None;
             let now = clock::now();
             if self.silence_max.is_some_and(|max| now >= self.heard_at + max) {
                 return Poll::Ready(Beat::Silent);
