@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
 use parking_lot::Mutex;
+
+use super::worker::RemoteWaker;
 
 pub struct Mailbox<T> {
     state: Arc<Mutex<State<T>>>,
@@ -12,7 +14,7 @@ pub struct Mailbox<T> {
 
 struct State<T> {
     messages: VecDeque<T>,
-    receiver: Option<Waker>,
+    receiver: Option<RemoteWaker>,
 }
 
 impl<T> Clone for Mailbox<T> {
@@ -44,7 +46,7 @@ impl<T> Mailbox<T> {
         std::future::poll_fn(|context| {
             let mut state = self.state.lock();
             if state.messages.is_empty() {
-                state.receiver = Some(context.waker().clone());
+                state.receiver = Some(RemoteWaker::of(context));
                 return Poll::Pending;
             }
             Poll::Ready(std::mem::take(&mut state.messages))

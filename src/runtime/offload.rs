@@ -12,13 +12,14 @@ use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
-use std::task::{Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::clock;
 use super::counters::{Counter, Counters};
+use super::worker::RemoteWaker;
 
 const THREADS: usize = 8;
 /// A call that takes longer is a stall.
@@ -91,7 +92,7 @@ impl Offload {
             if let Some(value) = outcome.value.take() {
                 return Poll::Ready(value);
             }
-            outcome.waiter = Some(context.waker().clone());
+            outcome.waiter = Some(RemoteWaker::of(context));
             Poll::Pending
         })
         .await
@@ -106,7 +107,7 @@ fn some_avg10(text: &str) -> Option<f64> {
 
 struct Outcome<T> {
     value: Option<T>,
-    waiter: Option<Waker>,
+    waiter: Option<RemoteWaker>,
 }
 
 /// A core's view of the disk.

@@ -15,8 +15,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
+use std::future::Future;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -26,8 +28,12 @@ use monoio::net::UnixStream;
 use slab::Slab;
 
 use super::buffers::{BufferPool, FixedBuffer};
-use super::worker;
+use super::worker::{self, Inbox};
 
+/// The kernel runs 20 pieces of deferred work in a call (since 6.13). What is left waits for the next
+/// one: with a call for each turn of the core, a crowd of new connections kept the events of all others
+/// back for as long as it lasted.
+const REAP_ROUNDS_MAX: usize = 256;
 /// Submission entries; each submission is taken by the kernel at once. Completions have eight times
 /// as many entries and overflow into kernel memory.
 const ENTRIES: u32 = 512;
@@ -126,16 +132,25 @@ impl Ring {
             tracing::error!("a core cannot wait for its second ring");
             std::process::exit(1);
         };
+        let inbox = Inbox::of_this_core();
+        let mut readable = pin!(notice.readable(false));
         loop {
-            if self.reap() {
+            let has_woken = inbox.empty();
+            if self.reap() || has_woken {
                 worker::yield_now().await;
-            } else {
-                let _ = notice.readable(false).await;
+                continue;
+            }
+            let is_noticed = std::future::poll_fn(|context| match inbox.poll_some(context) {
+                Poll::Ready(()) => Poll::Ready(false),
+                Poll::Pending => readable.as_mut().poll(context).map(|_| true),
+            });
+            if is_noticed.await {
                 // SAFETY: the stream holds this descriptor open.
                 let event = unsafe { BorrowedFd::borrow_raw(notice.as_raw_fd()) };
                 let mut count = [0u8; 8];
                 // Nothing to read is an answer too: the completions were reaped already.
                 let _ = rustix::io::read(event, &mut count);
+                readable.set(notice.readable(false));
             }
         }
     }
@@ -144,17 +159,21 @@ impl Ring {
     fn reap(&self) -> bool {
         let mut state = self.state.borrow_mut();
         let mut count = 0;
-        if state.io.submission().taskrun() {
-            const ENTER_GETEVENTS: u32 = 1;
-            // SAFETY: the call submits nothing, waits for nothing and passes no signal set: it only
-            // runs deferred work. An error leaves that work for the next call.
-            let _ = unsafe { state.io.submitter().enter::<()>(0, 0, ENTER_GETEVENTS, None) };
-        }
-        loop {
-            let next = state.io.completion().next();
-            let Some(completion) = next else { break };
-            state.complete(&completion);
-            count += 1;
+        for _ in 0..REAP_ROUNDS_MAX {
+            let has_work = state.io.submission().taskrun();
+            if has_work {
+                const ENTER_GETEVENTS: u32 = 1;
+                // SAFETY: the call submits nothing, waits for nothing and passes no signal set: it
+                // only runs deferred work. An error leaves that work for the next call.
+                let _ = unsafe { state.io.submitter().enter::<()>(0, 0, ENTER_GETEVENTS, None) };
+            }
+            while let Some(completion) = state.next_completion() {
+                state.complete(&completion);
+                count += 1;
+            }
+            if !has_work {
+                break;
+            }
         }
         count > 0
     }
@@ -240,6 +259,10 @@ impl State {
         watch.write_key.set(Some(key));
         let entry = opcode::PollAdd::new(types::Fd(watch.fd), WRITE_EVENTS).build();
         self.push(entry.user_data(key as u64));
+    }
+
+    fn next_completion(&mut self) -> Option<cqueue::Entry> {
+        self.io.completion().next()
     }
 
     fn complete(&mut self, completion: &cqueue::Entry) {
