@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -14,6 +15,8 @@ use crate::store::{News, NewsWait, Store, Writer};
 #[derive(Default)]
 pub struct AppendSessions {
     table: Mutex<HashMap<String, Active>>,
+    /// The server stops: nobody will come back.
+    is_closed: AtomicBool,
 }
 
 struct Active {
@@ -62,6 +65,12 @@ impl AppendSessions {
         Session { sessions: self.clone(), name: name.to_owned(), news, wait }
     }
 
+    /// The server stops: seal what was left, and from now on at once what would be left.
+    pub fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        self.sweep(u64::MAX);
+    }
+
     /// Seal what was left and not fetched until now.
     pub fn sweep(&self, now_s: u64) {
         let is_over = |active: &mut Active| {
@@ -87,12 +96,17 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Leave the object to the next connection of the session, which has time until `until_s`.
-    pub(super) fn leave(self, legacy: Legacy, until_s: u64) {
+    /// Leave the object to the next connection of the session, which has time until `until_s`. Back
+    /// comes what nobody will fetch.
+    pub(super) fn leave(self, legacy: Legacy, until_s: u64) -> Option<Legacy> {
         let mut table = self.sessions.table.lock();
         let active = table.get_mut(&self.name);
-        if let Some(active) = active.filter(|active| Arc::ptr_eq(&active.news, &self.news)) {
-            active.legacy = Some((Box::new(legacy), until_s));
+        match active.filter(|active| Arc::ptr_eq(&active.news, &self.news)) {
+            Some(active) if !self.sessions.is_closed.load(Ordering::SeqCst) => {
+                active.legacy = Some((Box::new(legacy), until_s));
+                None
+            }
+            _ => Some(legacy),
         }
     }
 }

@@ -357,6 +357,18 @@ impl Link<'_> {
         }
     }
 
+    /// A failure of the storage is ours: count it and say it. What else ends an upload is the peer's.
+    pub(super) fn note_failure(&self, name: &str, ended: &Ended) {
+        match ended {
+            Ended::Failed(error) if code_of(error) == SERVER_ERROR => {
+                self.ingest.counters.add(Counter::StorageErrors, 1);
+                tracing::error!(object = name, %error, "messages could not be stored");
+            }
+            Ended::Failed(error) => tracing::info!(object = name, %error, "messages were refused"),
+            _ => {}
+        }
+    }
+
     /// The frame that says why the connection ends, behind what was not sent yet; nothing for who
     /// is gone.
     pub(super) fn last_words(&mut self, ended: &Ended) -> Vec<u8> {

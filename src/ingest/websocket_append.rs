@@ -71,16 +71,15 @@ pub async fn append(
     let mut link = Link { ingest, socket, pulse, outbox: head };
     let mut door = Appending { ingest, session, synced: length };
     let (intake, ended) = link.run(intake, &mut door, input).await;
-    let words = link.last_words(&ended);
-    if let Ended::Failed(error) = &ended {
-        tracing::debug!(object = name, %error, "an appender was ended");
-    }
     let is_lost = matches!(ended, Ended::PeerGone | Ended::Silent | Ended::Stopped);
     let legacy = Legacy { writer: intake.writer, watcher: intake.watcher };
-    if let Some(legacy) = door.leave(legacy, is_lost) {
-        finish(ingest, legacy).await?;
-    }
-    Ok(words)
+    let finished = match door.leave(legacy, is_lost) {
+        Some(legacy) => finish(ingest, legacy).await,
+        None => Ok(()),
+    };
+    let ended = finished.err().map_or(ended, Ended::Failed);
+    link.note_failure(&name, &ended);
+    Ok(link.last_words(&ended))
 }
 
 /// The end of the object, as far as whole messages came.
@@ -204,10 +203,12 @@ impl Appending<'_> {
     fn leave(&mut self, mut legacy: Legacy, is_lost: bool) -> Option<Legacy> {
         let is_whole = is_lost && legacy.writer.object().is_open() && legacy.writer.drop_hidden();
         let Some(session) = self.session.take().filter(|_| is_whole) else { return Some(legacy) };
+        let core = self.ingest.core;
         legacy.writer.move_to(None);
         let patience_s = self.ingest.options.append_idle_timeout_s;
-        session.leave(legacy, clock::monotonic_s() + patience_s);
-        None
+        let mut back = session.leave(legacy, clock::monotonic_s() + patience_s)?;
+        back.writer.move_to(Some(core));
+        Some(back)
     }
 
     /// How much of the object cannot be lost any more.

@@ -74,9 +74,7 @@ pub async fn publish(
     let (intake, ended) = link.run(intake, &mut door, input).await;
     let is_orderly = matches!(ended, Ended::Closed(_));
     finish(ingest, intake, is_orderly);
-    if let Ended::Failed(error) = &ended {
-        tracing::error!(channel = name, %error, "a publisher was ended");
-    }
+    link.note_failure(&name, &ended);
     tracing::info!(channel = name, is_orderly, "a publisher has gone");
     drop(door);
     Ok(link.last_words(&ended))

@@ -80,7 +80,6 @@ struct Shared {
     housekeeping: JoinHandle<()>,
     store: Arc<Store>,
     offload: Arc<Offload>,
-    append_sessions: Arc<AppendSessions>,
 }
 
 /// Tells a server to stop, from any thread.
@@ -88,6 +87,7 @@ struct Shared {
 pub struct Stopper {
     mailboxes: Vec<Mailbox<Message>>,
     is_draining: Arc<AtomicBool>,
+    append_sessions: Arc<AppendSessions>,
     coordinator: Option<coordinator::Stopper>,
 }
 
@@ -95,6 +95,7 @@ impl Stopper {
     /// Accept nothing more, abort or keep open uploads, let readers of sealed objects finish.
     pub fn stop(&self) {
         self.is_draining.store(true, Ordering::SeqCst);
+        self.append_sessions.close();
         self.mailboxes.iter().for_each(|mailbox| mailbox.send(Message::Drain));
         self.coordinator.iter().for_each(coordinator::Stopper::stop);
     }
@@ -181,9 +182,14 @@ impl Server {
             };
             workers.push(start_worker(parts)?);
         }
+        let append_sessions = common.append_sessions.clone();
         let shared = start_housekeeping(common, is_draining.clone())?;
-        let coordinator_stopper = coordinator.as_ref().map(Coordinator::stopper);
-        let stopper = Stopper { mailboxes, is_draining, coordinator: coordinator_stopper };
+        let stopper = Stopper {
+            mailboxes,
+            is_draining,
+            append_sessions,
+            coordinator: coordinator.as_ref().map(Coordinator::stopper),
+        };
         let of_doors = |doors| addresses_of(&addresses, doors);
         let (listen, append) = (of_doors(Bound::common(config)), of_doors(Doors::APPEND));
         let channels = of_doors(Doors::CHANNELS);
@@ -218,10 +224,9 @@ impl Server {
             // With `panic = "abort"` a worker's panic has ended the process already.
             let _ = worker.join();
         }
-        let Shared { housekeeping, store, offload, append_sessions } = self.shared;
+        let Shared { housekeeping, store, offload } = self.shared;
         housekeeping.thread().unpark();
         let _ = housekeeping.join();
-        append_sessions.sweep(u64::MAX);
         offload.end();
         store.release();
         // Not before: the coordinator is told of each publisher that ends.
@@ -478,7 +483,7 @@ async fn cut_all(core: &Core, listeners: &[(Rc<Listener>, Role)]) {
 /// Retention runs beside the cores: deleting files may take its time.
 fn start_housekeeping(common: Common, is_draining: Arc<AtomicBool>) -> io::Result<Shared> {
     let Common { store, offload, append_sessions, .. } = common;
-    let (swept, watched, sessions) = (store.clone(), offload.clone(), append_sessions.clone());
+    let (swept, watched, sessions) = (store.clone(), offload.clone(), append_sessions);
     let work = move || {
         while !is_draining.load(Ordering::Relaxed) {
             std::thread::park_timeout(SWEEP_INTERVAL);
@@ -490,7 +495,7 @@ fn start_housekeeping(common: Common, is_draining: Arc<AtomicBool>) -> io::Resul
         }
     };
     let housekeeping = std::thread::Builder::new().name("housekeeping".to_owned()).spawn(work)?;
-    Ok(Shared { housekeeping, store, offload, append_sessions })
+    Ok(Shared { housekeeping, store, offload })
 }
 
 /// Remove what retention says is due.

@@ -57,6 +57,7 @@ mod websocket_client;
 mod websocket_follow;
 mod websocket_interop;
 mod websocket_live;
+mod websocket_session;
 
 mod hls_checker;
 mod hls_checks;

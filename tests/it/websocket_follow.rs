@@ -16,12 +16,12 @@ use crate::websocket_client::{
     refused, tail, until_sealed,
 };
 
-fn follower(address: SocketAddr, target: &str) -> WebSocket {
+pub(crate) fn follower(address: SocketAddr, target: &str) -> WebSocket {
     WebSocket::open(address, target, "")
 }
 
 /// What there was when a follower came, up to the marker.
-fn opening(follower: &mut WebSocket) -> Vec<u8> {
+pub(crate) fn opening(follower: &mut WebSocket) -> Vec<u8> {
     let first = follower.message();
     if first.payload.is_empty() {
         assert_eq!(first, Message::text(""));
@@ -59,7 +59,7 @@ fn end_of(mut appender: WebSocket) {
 const ORDERLY: Closing = Closing { code: 1000, reason: String::new(), end: End::Fin };
 
 /// The appender is gone in good order, after these messages.
-fn assert_ends(follower: &mut WebSocket, messages: &[Message]) {
+pub(crate) fn assert_ends(follower: &mut WebSocket, messages: &[Message]) {
     let (got, closing) = follower.drain();
     assert_eq!(got, messages);
     assert_eq!((closing.code, closing.end), (ORDERLY.code, ORDERLY.end), "{closing:?}");
