@@ -243,6 +243,18 @@ impl Seat {
         self.channel.look(&self.channels.options, key)
     }
 
+    /// As `look`, for who was here before the publisher: every chunk came since, whatever the cache
+    /// gives to others.
+    pub fn look_again(&self, key: &str) -> Look {
+        match self.look(key) {
+            Look::Live(start) => {
+                let number = start.object.messages().0;
+                Look::Live(Start { number, ..start })
+            }
+            other => other,
+        }
+    }
+
     /// Those who come later get no cache, until the publisher goes.
     pub fn end_cache(&self) {
         if let State::Live(session) = &mut *self.channel.state.lock() {
@@ -552,6 +564,21 @@ mod tests {
             assert!(matches!(early.look(key), Look::WrongKey), "{key:?}");
         }
         assert!(matches!(early.look("k"), Look::Live(_)));
+    }
+
+    #[test]
+    fn who_waited_gets_all_even_without_a_cache() {
+        let channels = channels(0, None);
+        let early = channels.seat("a");
+        let (mut writer, publication) = go_live(&channels, "a", "k");
+        send(&mut writer, &publication, 10);
+        let number = |look| match look {
+            Look::Live(start) => start.number,
+            Look::Free | Look::WrongKey => panic!("it is live"),
+        };
+        assert_eq!(number(early.look_again("k")), 0);
+        assert_eq!(number(channels.seat("a").look("k")), 1);
+        assert!(matches!(early.look_again("other"), Look::WrongKey));
     }
 
     #[test]

@@ -207,12 +207,7 @@ impl<'a> MessagesOut<'a> {
             match self.sender.socket.try_recv(&mut buffer) {
                 Ok(Some(0)) | Err(_) => return Err(Over::Cut),
                 Ok(None) => return Ok(()),
-                Ok(Some(got)) => {
-                    self.take(&mut buffer[..got]).await?;
-                    if got < RECEIVE_BYTES {
-                        return Ok(());
-                    }
-                }
+                Ok(Some(got)) => self.take(&mut buffer[..got]).await?,
             }
         }
         Ok(())

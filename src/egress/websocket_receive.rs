@@ -168,9 +168,9 @@ async fn wait_for_publisher(
     seat: &Seat,
     key: &str,
 ) -> Result<Start, Over> {
+    let mut look = seat.look(key);
     loop {
-        let mut news = seat.news();
-        match seat.look(key) {
+        match look {
             Look::Live(start) => {
                 // Not before: who has the answer gets every chunk from then on.
                 out.flush().await?;
@@ -183,7 +183,11 @@ async fn wait_for_publisher(
             }
             Look::Free => out.flush().await?,
         }
-        out.wait(|context| news.poll_news(egress.core, context)).await?;
+        let mut news = seat.news();
+        look = seat.look_again(key);
+        if matches!(look, Look::Free) {
+            out.wait(|context| news.poll_news(egress.core, context)).await?;
+        }
     }
 }
 

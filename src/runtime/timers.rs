@@ -45,8 +45,8 @@ pub struct Pulse {
     quiet_until_s: Option<u64>,
 }
 
-/// The clock of whole seconds may be behind by a tick.
-const TICK: Duration = Duration::from_millis(50);
+/// The clock of whole seconds may be behind by a tick, and by more on a machine that was stopped.
+const CLOCK_LAG_MAX: Duration = Duration::from_secs(1);
 
 impl Pulse {
     pub fn new(period_s: u64, silence_s_max: Option<u64>) -> Pulse {
@@ -86,7 +86,7 @@ impl Pulse {
         loop {
             if self.sleep.as_mut().poll(context).is_pending() {
                 let left = self.sleep.deadline().into_std().saturating_duration_since(clock::now());
-                let quiet_s = left.saturating_sub(TICK).as_secs();
+                let quiet_s = left.saturating_sub(CLOCK_LAG_MAX).as_secs();
                 self.quiet_until_s = Some(clock::monotonic_s() + quiet_s);
                 return Poll::Pending;
             }

@@ -8,11 +8,6 @@ use std::time::{Duration, Instant};
 use crate::client::{Client, Upload, ask, assert_same, get, noise, put};
 use crate::server::{Server, Setup, wait_until};
 
-/// How many sockets and files a process holds.
-fn descriptors(server: &Server) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count()
-}
-
 /// Whether the server's side of a connection is still established, by the kernel's own table.
 fn is_established(server: SocketAddr, client: SocketAddr) -> bool {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
@@ -281,13 +276,13 @@ fn objects_beyond_the_limit_are_refused() {
 fn half_open_connections_leave_nothing_behind() {
     let server = Server::start();
     put(server.address, "/x", b"x");
-    wait_until("the first connection goes", || descriptors(&server) > 0);
-    let before = descriptors(&server);
+    wait_until("the first connection goes", || server.descriptors() > 0);
+    let before = server.descriptors();
     let mut idle: Vec<Client> = (0..2000).map(|_| Client::connect(server.address)).collect();
     idle.iter_mut().for_each(|client| client.send("GET /half"));
     get(server.address, "/x").assert_body(200, b"x");
     idle.clear();
     // A core that was still starting may have opened its rings since.
-    wait_until("the descriptors return", || descriptors(&server) <= before + 20);
+    wait_until("the descriptors return", || server.descriptors() <= before + 20);
     get(server.address, "/x").assert_body(200, b"x");
 }

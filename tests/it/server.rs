@@ -170,6 +170,22 @@ impl Server {
         self.said.lock().unwrap().1.recv_timeout(HANG).expect("another line")
     }
 
+    /// Its open descriptors, once each core has its two rings: cores may start later than they say.
+    pub(crate) fn descriptors(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.pid());
+        let mut all = 0;
+        wait_until("all cores run", || {
+            let links = std::fs::read_dir(&folder).unwrap().flatten();
+            let links: Vec<_> = links.map(|entry| std::fs::read_link(entry.path())).collect();
+            let is_ring = |link: &&std::io::Result<PathBuf>| {
+                link.as_ref().is_ok_and(|link| link.to_string_lossy().contains("io_uring"))
+            };
+            all = links.len();
+            links.iter().filter(is_ring).count() == 2 * self.setup.cores
+        });
+        all
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -410,14 +410,13 @@ fn coming_and_going_does_no_harm() {
     let setup = Setup::new().cores(4).key("channels.silence_timeout_s", "600");
     let server = setup.start();
     let address = server.address;
-    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
     let seed = Noise::printed_seed();
     let stop = AtomicBool::new(false);
     let mut publisher = publisher(address);
     let mut stay = [0; 3].map(|_| receiver(address));
     publisher.binary(&numbered(0, 10));
     stay.iter_mut().for_each(|receiver| assert_numbers(receiver, 0..1));
-    let before = descriptors();
+    let before = server.descriptors();
     thread::scope(|scope| {
         let stop = &stop;
         let publishing = scope.spawn(move || {
@@ -441,7 +440,7 @@ fn coming_and_going_does_no_harm() {
         let (mut publisher, count) = publishing.join().unwrap();
         assert!(outcomes.iter().all(Result::is_ok), "a visitor was surprised");
         // Some files are opened once by each core that needs them.
-        wait_until("the descriptors are back", || descriptors() <= before + 8);
+        wait_until("the descriptors are back", || server.descriptors() <= before + 8);
         publisher.close(1000, "");
         publisher.closing();
         for receiver in &mut stay {

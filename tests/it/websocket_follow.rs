@@ -547,10 +547,9 @@ fn a_stalled_follower_hurts_nobody() {
 #[test]
 fn followers_that_leave_do_no_harm() {
     let server = Server::start();
-    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
     let mut appender = appender(server.address, "/leave");
     let mut stays = joined(server.address, "/leave", b"");
-    let (before, mut count) = (descriptors(), 0);
+    let (before, mut count) = (server.descriptors(), 0);
     for round in 0..100 {
         let mut leaving: Vec<_> = (0..4).map(|_| follower(server.address, "/leave")).collect();
         appender.text(&line(count));
@@ -565,7 +564,7 @@ fn followers_that_leave_do_no_harm() {
             opening(&mut leaving[0]);
         }
     }
-    wait_until("the descriptors are back", || descriptors() <= before);
+    wait_until("the descriptors are back", || server.descriptors() <= before);
     end_of(appender);
     assert_ends(&mut stays, &[]);
     get(server.address, "/leave")

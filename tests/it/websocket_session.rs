@@ -65,6 +65,7 @@ fn a_stop_seals_what_a_session_left() {
     let server = setup.key("shutdown_grace_s", "3600").start();
     let (mut first, _) = session(&server, "/log", "a1");
     first.text("stored");
+    drop(tail(server.address, "/log", b"stored"));
     let mut follower = follower(server.address, "/log");
     opening(&mut follower);
     drop(first);
