@@ -70,7 +70,8 @@ impl<'a> MessagesOut<'a> {
         let peer = Peer::new(limits);
         let mut out = MessagesOut { sender, peer, pulse, beat, streak: 0 };
         egress.counters.add(Counter::WebsocketReaders, 1);
-        out.take(&mut input).await?;
+        let answers = out.take(&mut input)?;
+        out.put(&answers);
         Ok(out)
     }
 
@@ -203,17 +204,27 @@ impl<'a> MessagesOut<'a> {
     /// Receive what the reader says, and answer it.
     async fn hear(&mut self) -> Result<(), Over> {
         for _ in 0..RECEIVE_ROUNDS_MAX {
-            let mut buffer = [0; RECEIVE_BYTES];
-            match self.sender.socket.try_recv(&mut buffer) {
-                Ok(Some(0)) | Err(_) => return Err(Over::Cut),
-                Ok(None) => return Ok(()),
-                Ok(Some(got)) => self.take(&mut buffer[..got]).await?,
+            let Some(answers) = self.receive()? else { return Ok(()) };
+            if !answers.is_empty() {
+                self.put(&answers);
+                self.flush().await?;
             }
         }
         Ok(())
     }
 
-    async fn take(&mut self, input: &mut [u8]) -> Result<(), Over> {
+    /// What is to be said to what came; `None` if nothing came. The buffer is not kept over a wait:
+    /// it would be part of each reader's task.
+    fn receive(&mut self) -> Result<Option<Vec<u8>>, Over> {
+        let mut buffer = [0; RECEIVE_BYTES];
+        match self.sender.socket.try_recv(&mut buffer) {
+            Ok(Some(0)) | Err(_) => Err(Over::Cut),
+            Ok(None) => Ok(None),
+            Ok(Some(got)) => self.take(&mut buffer[..got]).map(Some),
+        }
+    }
+
+    fn take(&mut self, input: &mut [u8]) -> Result<Vec<u8>, Over> {
         let mut has_message = false;
         let outcome = self.peer.push(input, &mut |event| {
             has_message |= matches!(event, PeerEvent::Data { is_last: true, .. });
@@ -228,11 +239,7 @@ impl<'a> MessagesOut<'a> {
         if self.peer.is_closed() {
             return Err(Over::Say(self.last_words(&answers)));
         }
-        if answers.is_empty() {
-            return Ok(());
-        }
-        self.put(&answers);
-        self.flush().await
+        Ok(answers)
     }
 
     fn words_of(&mut self, violation: &Violation) -> Vec<u8> {
