@@ -98,6 +98,8 @@ pub(super) struct WatchState {
 impl Ring {
     /// The calling core's ring, with the pool's buffers registered.
     pub fn new(pool: &BufferPool) -> io::Result<Rc<Ring>> {
+        let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
+        let event = rustix::event::eventfd(0, flags)?;
         let mut tuned = IoUring::builder();
         tuned.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
         tuned.setup_cqsize(ENTRIES * 8);
@@ -110,8 +112,6 @@ impl Ring {
             tracing::warn!(%error, "cannot register read buffers (RLIMIT_MEMLOCK?): reads of completed \
                 files go through unregistered ones; set LimitMEMLOCK=infinity");
         }
-        let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
-        let event = rustix::event::eventfd(0, flags)?;
         io.submitter().register_eventfd(event.as_raw_fd())?;
         let ring = Rc::new(Ring {
             state: RefCell::new(State { io, operations: Slab::new(), file_operations: 0 }),

@@ -170,7 +170,8 @@ impl Server {
         self.said.lock().unwrap().1.recv_timeout(HANG).expect("another line")
     }
 
-    /// Its open descriptors, once each core has its two rings: cores may start later than they say.
+    /// Its open descriptors, once each core has its two rings: cores may start later than they say,
+    /// and the second ring is the last that a core opens.
     pub(crate) fn descriptors(&self) -> usize {
         let folder = format!("/proc/{}/fd", self.pid());
         let mut all = 0;
