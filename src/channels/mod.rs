@@ -53,8 +53,8 @@ pub enum LagRule {
     Close,
 }
 
-/// A chunk counts with its length and so many bytes more.
-pub const CHUNK_OVERHEAD_BYTES: u64 = 16;
+/// A frame with the text message `h`: both sides of a channel show with it that they are alive.
+pub const HEARTBEAT: &[u8] = &[0x81, 1, b'h'];
 
 impl Options {
     /// Bytes of chunks that are kept, overhead included.

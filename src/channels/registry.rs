@@ -8,10 +8,10 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 use subtle::ConstantTimeEq;
 
+use super::Options;
 use super::admission::{self, Addresses, Admission, TooManyConnections};
 use super::gatekeeper::{Gatekeeper, PublishRequest, Publishers, Running, Verdict};
-use super::{CHUNK_OVERHEAD_BYTES, Options};
-use crate::store::{MessageLook, Millis, News, NewsWait, Object, Store};
+use crate::store::{MESSAGE_OVERHEAD_BYTES, MessageLook, Millis, News, NewsWait, Object, Store};
 
 /// How finely the age of chunks is remembered.
 const AGE_STEP_MS: Millis = 100;
@@ -164,7 +164,7 @@ fn first_within(object: &Object, (first, next): (u64, u64), bytes_max: u64) -> u
     let MessageLook::Here(newest) = object.message(next.wrapping_sub(1)) else { return next };
     let fits = |number: u64| match object.message(number) {
         MessageLook::Here(message) => {
-            let overhead = (next - number) * CHUNK_OVERHEAD_BYTES;
+            let overhead = (next - number) * MESSAGE_OVERHEAD_BYTES;
             newest.end - message.start + overhead <= bytes_max
         }
         MessageLook::Forgotten { .. } => false,

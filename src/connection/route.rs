@@ -18,6 +18,7 @@ use crate::egress::transfer::Transfer;
 use crate::egress::websocket_receive;
 use crate::ingest::http_put::{self, Upload};
 use crate::ingest::upload::UploadError;
+use crate::ingest::websocket_append::OFFSET;
 use crate::runtime::clock;
 use crate::runtime::counters::Counter;
 use crate::runtime::socket::Socket;
@@ -390,7 +391,7 @@ fn get(case: &Case<'_>, name: &str, target: &Target<'_>, out: &mut Vec<u8>) -> R
 /// A follower that resumes has to know whether the object is still the same.
 fn lines_of_object(case: &Case<'_>, object: &Object) -> Option<Vec<u8>> {
     case.request.fields.upgrade?;
-    upgrade::field(case.request, upgrade::OFFSET)?;
+    upgrade::field(case.request, OFFSET)?;
     let line = format!("{}: {:016x}\r\n", upgrade::OBJECT, object.id);
     Some([case.own_lines, line.as_bytes()].concat())
 }

@@ -9,7 +9,7 @@ use super::{Core, Doors};
 use crate::channels::{Admission, PublishRequest};
 use crate::egress::websocket_follow::{self, Follow};
 use crate::egress::websocket_receive::{self, Kind, Receive};
-use crate::ingest::websocket_append::{self, Append};
+use crate::ingest::websocket_append::{self, Append, OFFSET};
 use crate::ingest::websocket_publish::{self, Publish};
 use crate::runtime::deadlines::Deadline;
 use crate::runtime::socket::Socket;
@@ -17,8 +17,6 @@ use crate::store::Life;
 use crate::wire::http1::{HeadWriter, Request, Target, Version};
 use crate::wire::websocket::{self, Handshake};
 
-/// A client that can resume says with this from which byte on, or `*`, and is told.
-pub(super) const OFFSET: &str = "Headwater-Offset";
 /// Names an appender over all its connections.
 const SESSION: &str = "Headwater-Session";
 /// Tells one object from another of the same name.
@@ -93,22 +91,25 @@ fn channel(case: &Case<'_>, path: &ChannelPath<'_>) -> Result<Route, Reply> {
     let admission = channels.admit(ip).map_err(|_| Reply::too_many_connections())?;
     check_ids(case.core, path)?;
     let own = |text: &str| text.to_owned();
+    let head = || match websocket::handshake(case.request.headers) {
+        Ok(offered) => Ok(ended(switching(&offered, None))),
+        Err(_) => Err(Reply::bare_bad_handshake()),
+    };
     let upgrade = match kind_of_receiver(path.kind) {
         None if path.kind != PUBLISH => return Err(Reply::unknown_kind()),
         None => {
             if channels.is_taken(path.channel) {
                 return Err(Reply::already_publishing());
             }
-            let head = switching(case.request, None).map_err(|_| Reply::bare_bad_handshake())?;
+            let head = head()?;
             let request = PublishRequest { channel: own(path.channel), key: own(path.key), ip };
-            Upgrade::Publish(Publish { request, head: ended(head) }, admission)
+            Upgrade::Publish(Publish { request, head }, admission)
         }
         Some(kind) => {
             if !channels.may_play(ip) {
                 return Err(Reply::not_whitelisted());
             }
-            let head = switching(case.request, None).map_err(|_| Reply::bare_bad_handshake())?;
-            let head = ended(head);
+            let head = head()?;
             let (channel, key) = (own(path.channel), own(path.key));
             Upgrade::Receive(Receive { channel, key, kind, head }, admission)
         }
@@ -164,10 +165,11 @@ fn append(case: &Case<'_>, target: &Target<'_>) -> Result<Upgrade, Reply> {
     if session.is_none() && present.is_some_and(|object| object.is_open()) {
         return Err(Reply::appender_active());
     }
-    let head = switching(case.request, None)?;
+    let offered = websocket::handshake(case.request.headers).map_err(Reply::of_handshake)?;
     if case.core.is_draining.get() {
         return Err(Reply::draining());
     }
+    let head = switching(&offered, None);
     Ok(Upgrade::Append(Append { name: target.name.clone().into_owned(), session, head }))
 }
 
@@ -182,7 +184,7 @@ fn follow(case: &Case<'_>, target: &Target<'_>) -> Result<Option<Upgrade>, Reply
     // In the middle of a character there is no text.
     let is_there = |at: &u64| is_binary && *at >= object.head() && *at <= object.tail();
     let resume_at = offset.filter(is_there);
-    let mut head = switching(case.request, is_binary.then_some(BINARY))?;
+    let mut head = switching(&offered, is_binary.then_some(BINARY));
     if offset.is_some() {
         let mut lines = HeadWriter::resume(&mut head);
         lines.field(OBJECT, &format!("{:016x}", object.id));
@@ -194,18 +196,16 @@ fn follow(case: &Case<'_>, target: &Target<'_>) -> Result<Option<Upgrade>, Reply
 }
 
 /// The answer to the handshake (RFC 6455 §4.2.2), without the empty line.
-fn switching(request: &Request<'_, '_>, protocol: Option<&str>) -> Result<Vec<u8>, Reply> {
-    let Handshake { key, .. } =
-        websocket::handshake(request.headers).map_err(Reply::of_handshake)?;
+fn switching(offered: &Handshake<'_>, protocol: Option<&str>) -> Vec<u8> {
     let mut head = Vec::with_capacity(192);
     let mut lines = HeadWriter::new(&mut head, 101);
     lines.field("Upgrade", "websocket");
     lines.field("Connection", "Upgrade");
-    lines.field("Sec-WebSocket-Accept", &websocket::accept_key(key));
+    lines.field("Sec-WebSocket-Accept", &websocket::accept_key(offered.key));
     if let Some(protocol) = protocol {
         lines.field("Sec-WebSocket-Protocol", protocol);
     }
-    Ok(head)
+    head
 }
 
 fn ended(mut head: Vec<u8>) -> Vec<u8> {

@@ -174,14 +174,13 @@ impl<'a> MessagesOut<'a> {
         }
     }
 
-    /// So many messages were sent in a row that the reader has to be listened to.
-    pub(super) fn is_busy(&mut self) -> bool {
-        self.streak += 1;
-        self.streak.is_multiple_of(STREAK_MAX)
-    }
-
-    /// What a reader that always finds a next message would never come to.
+    /// After each message: now and then what a reader that always finds a next one would never come
+    /// to.
     pub(super) async fn keep_pace(&mut self) -> Result<(), Over> {
+        self.streak += 1;
+        if !self.streak.is_multiple_of(STREAK_MAX) {
+            return Ok(());
+        }
         self.hear().await?;
         let pulse = &mut self.pulse;
         let beat = std::future::poll_fn(|context| Poll::Ready(pulse.poll_beat(context))).await;

@@ -8,6 +8,7 @@
 //! | the tail | news, something heard, or the next ping |
 //! | the object's end | close 1000, or 1011 if it was aborted |
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -21,10 +22,7 @@ use crate::runtime::socket::Socket;
 use crate::runtime::timers::Pulse;
 use crate::store::{Life, Message, MessageEnd, MessageKind, MessageLook, Object, Reader};
 use crate::wire::websocket::close_code::{NORMAL, SERVER_ERROR};
-use crate::wire::websocket::{FrameHead, Opcode};
-
-/// A character of UTF-8 lacks so many bytes at most.
-const PENDING_BYTES_MAX: u64 = 3;
+use crate::wire::websocket::{FrameHead, Opcode, Utf8};
 
 /// An empty ping.
 const PING: &[u8] = &[0x89, 0];
@@ -49,22 +47,17 @@ pub async fn follow(
     deadline: &Deadline,
 ) -> Vec<u8> {
     deadline.phase(Phase::Following);
-    let over = match run(egress, follow, input, (socket, deadline)).await {
-        Ok(never) => match never {},
-        Err(over) => over,
-    };
+    let Err(over) = run(egress, follow, input, (socket, deadline)).await;
     deadline.clear();
     over.into_words()
 }
-
-enum Never {}
 
 async fn run(
     egress: &Egress,
     follow: Follow,
     input: Vec<u8>,
     (socket, deadline): (&Socket, &Deadline),
-) -> Result<Never, Over> {
+) -> Result<Infallible, Over> {
     let Follow { object, is_binary, resume_at, head } = follow;
     let pulse = (Pulse::new(egress.options.ping_interval_s, None), PING);
     let mut out = MessagesOut::start(egress, (socket, deadline), pulse, (head, input)).await?;
@@ -88,9 +81,7 @@ async fn run(
             }
         }
         if place.send_next(&mut out).await? {
-            if out.is_busy() {
-                out.keep_pace().await?;
-            }
+            out.keep_pace().await?;
             continue;
         }
         out.wait(|context| place.poll_news(context)).await?;
@@ -159,9 +150,7 @@ impl Place {
     /// The object is sealed: the rest of it, what was held back included.
     async fn end(&mut self, out: &mut MessagesOut<'_>) -> Result<Over, Over> {
         while self.send_next(out).await? {
-            if out.is_busy() {
-                out.keep_pace().await?;
-            }
+            out.keep_pace().await?;
         }
         let tail = self.object().tail();
         if self.reader.offset() < tail {
@@ -206,7 +195,7 @@ impl Edge {
             MessageKind::Binary => 0,
         };
         let end = last.offset;
-        let is_text = text_end.saturating_add(PENDING_BYTES_MAX) >= end && text_end > 0;
+        let is_text = text_end.saturating_add(Utf8::PENDING_BYTES_MAX) >= end && text_end > 0;
         let text_end = is_text.then(|| text_end.min(end.saturating_sub(pending)));
         Edge { next, end, text_end }
     }

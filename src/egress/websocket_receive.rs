@@ -8,16 +8,18 @@
 //! | the newest chunk | the next one, something heard, a heartbeat, or the publisher's end |
 //! | chunks that are gone: it fell behind | the newest chunk, or a close, as the `LagRule` says |
 
+use std::convert::Infallible;
+
 use super::Egress;
 use super::answer::{Ask, Got, finish_head};
 use super::messages_out::{MessagesOut, Over};
 use super::transfer::{Body, BodyFraming, Piece, Transfer};
-use crate::channels::{CHUNK_OVERHEAD_BYTES, LagRule, Look, Seat, Start};
+use crate::channels::{HEARTBEAT, LagRule, Look, Seat, Start};
 use crate::runtime::counters::Counter;
 use crate::runtime::deadlines::{Deadline, Phase};
 use crate::runtime::socket::Socket;
 use crate::runtime::timers::Pulse;
-use crate::store::{Message, MessageLook, Object};
+use crate::store::{MESSAGE_OVERHEAD_BYTES, Message, MessageLook, Object};
 use crate::wire::http1::HeadWriter;
 use crate::wire::websocket::close_code::{GOING_AWAY, NORMAL, POLICY};
 use crate::wire::websocket::{FrameHead, Opcode};
@@ -43,8 +45,6 @@ pub struct Receive {
 }
 
 const WRONG_KEY: &str = "ERROR: Invalid streaming key";
-/// The text message `h`.
-const HEARTBEAT: &[u8] = &[0x81, 1, b'h'];
 
 /// Send the channel to whoever comes in time for it. Returns the last words, for the connection to
 /// say.
@@ -55,22 +55,17 @@ pub async fn receive(
     socket: &Socket,
     deadline: &Deadline,
 ) -> Vec<u8> {
-    let over = match run(egress, receive, input, (socket, deadline)).await {
-        Ok(never) => match never {},
-        Err(over) => over,
-    };
+    let Err(over) = run(egress, receive, input, (socket, deadline)).await;
     deadline.clear();
     over.into_words()
 }
-
-enum Never {}
 
 async fn run(
     egress: &Egress,
     receive: Receive,
     input: Vec<u8>,
     (socket, deadline): (&Socket, &Deadline),
-) -> Result<Never, Over> {
+) -> Result<Infallible, Over> {
     let Receive { channel, key, kind, head } = receive;
     let options = &egress.channels.options;
     let pulse = Pulse::new(options.heartbeat_interval_s, Some(options.silence_timeout_s));
@@ -102,9 +97,7 @@ async fn run(
                 if kind == Kind::Probe {
                     return Err(out.close(NORMAL, "one chunk was asked for"));
                 }
-                if out.is_busy() {
-                    out.keep_pace().await?;
-                }
+                out.keep_pace().await?;
             }
             MessageLook::Forgotten { .. } => {
                 egress.counters.add(Counter::ReceiversLagged, 1);
@@ -135,7 +128,7 @@ impl Lag {
     /// `message` is the next one for the receiver.
     fn is_too_far(&mut self, object: &Object, message: &Message) -> bool {
         let Some((next, last)) = object.message_edge() else { return false };
-        let overhead = (next - message.number) * CHUNK_OVERHEAD_BYTES;
+        let overhead = (next - message.number) * MESSAGE_OVERHEAD_BYTES;
         let bytes = last.offset - message.start + overhead;
         if bytes > self.bytes_max {
             return true;

@@ -10,7 +10,7 @@ use std::io::IoSlice;
 use httparse::Header;
 
 use super::upload::{STORED_BYTES_MAX, UploadError, Watcher, seal};
-use super::{Ingest, Options};
+use super::{Ingest, Options, TURN_BYTES_MAX};
 use crate::runtime::clock;
 use crate::runtime::counters::Counter;
 use crate::runtime::deadlines::{Deadline, Phase};
@@ -38,12 +38,6 @@ const SECRET_HEADERS: [&str; 4] = ["Authorization", "Proxy-Authorization", "Cook
 
 /// Sent when the uploader waits for it (RFC 9110 §10.1.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-
-/// Received and written in one go on another thread: enough to make up for the way there and back.
-const ASIDE_BYTES: usize = 1 << 20;
-
-/// Received without waiting before other tasks of the core have their turn.
-const TURN_BYTES_MAX: u64 = 2 << 20;
 
 /// An upload that a request asks for.
 pub struct Upload {
@@ -261,7 +255,7 @@ impl Receiving {
         deadline: &Deadline,
         leftover: &mut Vec<u8>,
     ) -> Result<Receiving, UploadError> {
-        let mut input = ingest.take_aside_buffer(ASIDE_BYTES);
+        let mut input = ingest.take_aside_buffer();
         let Some(got) = receive_into(socket, &mut input)? else {
             ingest.give_back(input);
             wait_for_bytes(ingest, socket, deadline).await;

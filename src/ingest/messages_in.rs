@@ -13,8 +13,8 @@ use std::io::IoSlice;
 use std::pin::pin;
 use std::task::{Context, Poll};
 
-use super::Ingest;
 use super::upload::{UploadError, Watcher};
+use super::{Ingest, TURN_BYTES_MAX};
 use crate::runtime::counters::Counter;
 use crate::runtime::socket::Socket;
 use crate::runtime::timers::{Beat, Pulse};
@@ -23,10 +23,6 @@ use crate::store::{MessageEnd, MessageKind, Partial, Writer};
 use crate::wire::websocket::close_code::{GOING_AWAY, POLICY, SERVER_ERROR};
 use crate::wire::websocket::{self, Peer, PeerEvent, PeerLimits, Utf8, Violation, close_frame};
 
-/// Received without waiting before other tasks of the core have their turn.
-const TURN_BYTES_MAX: u64 = 2 << 20;
-/// Received and written in one go on another thread.
-const ASIDE_BYTES: usize = 1 << 20;
 /// A peer that lets so much of our frames lie does not read.
 const OUTBOX_BYTES_MAX: usize = 16 << 10;
 
@@ -190,7 +186,7 @@ impl Intake {
         ingest: &Ingest,
         socket: &Socket,
     ) -> (Intake, Result<Option<Taken>, Ended>) {
-        let mut input = ingest.take_aside_buffer(ASIDE_BYTES);
+        let mut input = ingest.take_aside_buffer();
         let got = match socket.try_recv(&mut input) {
             Ok(Some(0)) | Err(_) => return (self, Err(Ended::PeerGone)),
             Ok(None) => {

@@ -59,13 +59,19 @@ pub struct Ingest {
     pub aside_buffers: RefCell<Vec<Vec<u8>>>,
 }
 
+/// Received without waiting before other tasks of the core have their turn.
+const TURN_BYTES_MAX: u64 = 2 << 20;
+
+/// Received and written in one go on another thread: enough to make up for the way there and back.
+const ASIDE_BYTES: usize = 1 << 20;
+
 /// Spare buffers kept.
 const ASIDE_BUFFERS_MAX: usize = 8;
 
 impl Ingest {
-    fn take_aside_buffer(&self, bytes: usize) -> Vec<u8> {
+    fn take_aside_buffer(&self) -> Vec<u8> {
         let mut buffer = self.aside_buffers.borrow_mut().pop().unwrap_or_default();
-        buffer.resize(bytes, 0);
+        buffer.resize(ASIDE_BYTES, 0);
         buffer
     }
 

@@ -44,8 +44,8 @@ pub struct Append {
     pub head: Vec<u8>,
 }
 
-/// The header field that tells a client that can resume how long the object is.
-const OFFSET: &str = "Headwater-Offset";
+/// A client that can resume says with this from which byte on, or `*`, and is told.
+pub const OFFSET: &str = "Headwater-Offset";
 
 /// Append messages until the appender goes. Returns the last words, for the connection to say.
 pub async fn append(
@@ -165,7 +165,7 @@ async fn resume(ingest: &Ingest, name: &str) -> Result<Writer, BeginError> {
 async fn look_through(ingest: &Ingest, mut writer: Writer) -> (Writer, Utf8) {
     let length = writer.object().tail();
     let known = writer.object().text_end();
-    if length == 0 || length - known.min(length) <= 3 && known > 0 {
+    if length == 0 || length - known.min(length) <= Utf8::PENDING_BYTES_MAX && known > 0 {
         let mut whole = Utf8::default();
         // The beginning of a character that is going to be completed.
         let read = writer.read_back(known.min(length), length, &mut |bytes| {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::Ingest;
 use super::messages_in::{Door, Ended, Intake, Link, Wanted};
 use super::upload::{UploadError, Watcher};
-use crate::channels::{Claim, Publication, PublishRequest, Verdict};
+use crate::channels::{Claim, HEARTBEAT, Publication, PublishRequest, Verdict};
 use crate::runtime::clock;
 use crate::runtime::counters::Counter;
 use crate::runtime::deadlines::{Deadline, Phase};
@@ -26,8 +26,6 @@ use crate::store::{MessageLook, MessageWindow, ObjectInfo, Partial};
 
 /// Who decides on publishers has so much time.
 const VERDICT_S_MAX: u64 = 20;
-/// The text message `h`.
-const HEARTBEAT: &[u8] = &[0x81, 1, b'h'];
 
 /// A publisher that a request asks for.
 pub struct Publish {

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use parking_lot::Mutex;
 
 /// Each message counts so much beside its bytes.
-const MESSAGE_OVERHEAD_BYTES: u64 = 16;
+pub const MESSAGE_OVERHEAD_BYTES: u64 = 16;
 
 /// Of an object whose writer did not say otherwise.
 const DEFAULT_WINDOW: MessageWindow = MessageWindow { bytes_max: u64::MAX, count_max: 4096 };

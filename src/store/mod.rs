@@ -32,7 +32,9 @@ pub use directory::{Gauges, NewObject, Store, StoreOptions, Visibility, WriteRul
 pub use error::{BeginError, RemoveError, StorageError, WriteError};
 pub use extent::ReadAt;
 pub use format::{NAME_BYTES_MAX, NAME_PART_BYTES_MAX, RECORD_BYTES_MAX, Record, fits_file_system};
-pub use messages::{Message, MessageEnd, MessageKind, MessageLook, MessageWindow, Partial};
+pub use messages::{
+    MESSAGE_OVERHEAD_BYTES, Message, MessageEnd, MessageKind, MessageLook, MessageWindow, Partial,
+};
 pub use object::{Ending, Life, Mark, MarkKind, Object, ObjectInfo, Seal};
 pub use reader::{Available, Reader};
 pub use recovery::Recovered;

@@ -12,6 +12,9 @@ pub struct Utf8 {
 }
 
 impl Utf8 {
+    /// A character lacks so many bytes at most.
+    pub const PENDING_BYTES_MAX: u64 = 3;
+
     pub fn new() -> Utf8 {
         Utf8::default()
     }
