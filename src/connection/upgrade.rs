@@ -228,6 +228,8 @@ pub(super) enum Parted {
 }
 
 /// Run a door to its end. `input` is what came behind the request.
+///
+/// Writers are few and their tasks large: boxed, they are no part of each reader's task.
 pub(super) async fn run(
     core: &Core,
     upgrade: Upgrade,
@@ -248,8 +250,8 @@ pub(super) async fn run(
         }
         Upgrade::Append(append) => {
             let name = append.name.clone();
-            let ended =
-                websocket_append::append(&core.ingest, append, input, socket, deadline).await;
+            let writing = websocket_append::append(&core.ingest, append, input, socket, deadline);
+            let ended = Box::pin(writing).await;
             ended.map_or_else(
                 |error| {
                     super::route::log_storage(core, &name, &error);
@@ -260,8 +262,9 @@ pub(super) async fn run(
         }
         Upgrade::Publish(publish, _admission) => {
             let name = publish.request.channel.clone();
-            let ended =
-                websocket_publish::publish(&core.ingest, publish, input, socket, deadline).await;
+            let writing =
+                websocket_publish::publish(&core.ingest, publish, input, socket, deadline);
+            let ended = Box::pin(writing).await;
             ended.map_or_else(
                 |error| {
                     if let websocket_publish::PublishError::Upload(error) = &error {

@@ -37,8 +37,16 @@ pub(super) enum Over {
     Say(Vec<u8>),
 }
 
-/// What is not the messages themselves.
-enum Aside {
+/// A message that did not go out at once.
+pub(super) struct Unsent {
+    /// Of the frame that was begun.
+    frame_end: u64,
+    end: u64,
+}
+
+/// What ends a wait.
+enum Wake<T> {
+    News(T),
     /// The reader said something.
     Heard,
     Beat(Beat),
@@ -94,28 +102,40 @@ impl<'a> MessagesOut<'a> {
         self.sender.flush_prefix().await.map_err(|_| Over::Cut)
     }
 
-    /// Send what lies between the reader and `end` as one message, with `preamble` in front.
-    pub(super) async fn message(
+    /// Send what lies between the reader and `end` as one message, with `preamble` in front: as much as
+    /// can go out at once. What is left is for `finish`.
+    pub(super) fn message(
         &mut self,
         kind: Opcode,
         preamble: &[u8],
         reader: &mut Reader,
         end: u64,
-    ) -> Result<(), Over> {
+    ) -> Result<Option<Unsent>, Over> {
         self.sender.egress.counters.add(Counter::WebsocketMessagesOut, 1);
-        let (mut opcode, mut before) = (kind, preamble);
+        if self.pulse.may_speak_early() {
+            self.beat();
+        }
+        let bytes = (end - reader.offset()).min(FRAGMENT_BYTES_MAX);
+        let frame_end = reader.offset() + bytes;
+        let head = FrameHead::new(kind, frame_end == end, bytes + preamble.len() as u64);
+        let begun = self.sender.begin_frame([head.as_bytes(), preamble], reader, bytes);
+        let is_sent = begun.map_err(|reason| self.cut(&reason))?;
+        Ok((!is_sent || frame_end < end).then_some(Unsent { frame_end, end }))
+    }
+
+    /// Send what is left of a message.
+    pub(super) async fn finish(&mut self, unsent: Unsent, reader: &mut Reader) -> Result<(), Over> {
+        let Unsent { mut frame_end, end } = unsent;
         loop {
-            let left = end - reader.offset();
-            let bytes = left.min(FRAGMENT_BYTES_MAX);
-            let head = FrameHead::new(opcode, bytes == left, bytes + before.len() as u64);
-            self.put(head.as_bytes());
-            self.put(before);
-            self.payload(reader, bytes).await?;
-            if bytes == left {
+            let left = frame_end - reader.offset();
+            self.payload(reader, left).await?;
+            if frame_end == end {
                 // What has no payload is still in the prefix.
                 return self.flush().await;
             }
-            (opcode, before) = (Opcode::Continuation, &[]);
+            let bytes = (end - frame_end).min(FRAGMENT_BYTES_MAX);
+            frame_end += bytes;
+            self.put(FrameHead::new(Opcode::Continuation, frame_end == end, bytes).as_bytes());
         }
     }
 
@@ -146,52 +166,57 @@ impl<'a> MessagesOut<'a> {
     }
 
     /// Wait for news; meanwhile attend to what the reader says, and show that this side is alive.
-    pub(super) async fn wait(
+    pub(super) async fn wait<T>(
         &mut self,
-        mut poll_news: impl FnMut(&mut Context<'_>) -> Poll<()>,
-    ) -> Result<(), Over> {
+        mut poll_news: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Result<T, Over> {
         loop {
-            let aside = {
+            let wake = {
                 let mut readable = pin!(self.sender.socket.readable());
                 let (pulse, streak) = (&mut self.pulse, &mut self.streak);
                 std::future::poll_fn(|context| {
-                    if poll_news(context).is_ready() {
-                        return Poll::Ready(None);
+                    if let Poll::Ready(news) = poll_news(context) {
+                        return Poll::Ready(Wake::News(news));
                     }
                     *streak = 0;
                     if readable.as_mut().poll(context).is_ready() {
-                        return Poll::Ready(Some(Aside::Heard));
+                        return Poll::Ready(Wake::Heard);
                     }
-                    pulse.poll_beat(context).map(|beat| Some(Aside::Beat(beat)))
+                    pulse.poll_beat(context).map(Wake::Beat)
                 })
                 .await
             };
-            match aside {
-                None => return Ok(()),
-                Some(Aside::Heard) => self.hear().await?,
-                Some(Aside::Beat(beat)) => self.attend(beat).await?,
+            match wake {
+                Wake::News(news) => return Ok(news),
+                Wake::Heard => self.hear().await?,
+                Wake::Beat(beat) => self.attend(beat).await?,
             }
         }
     }
 
-    /// After each message: now and then what a reader that always finds a next one would never come
-    /// to.
-    pub(super) async fn keep_pace(&mut self) -> Result<(), Over> {
+    /// Asked after each message: true if it is time for `look_aside`.
+    pub(super) fn is_on_a_streak(&mut self) -> bool {
         self.streak += 1;
-        if !self.streak.is_multiple_of(STREAK_MAX) {
-            return Ok(());
-        }
+        self.streak.is_multiple_of(STREAK_MAX)
+    }
+
+    /// What a reader that always finds a next message would never come to.
+    pub(super) async fn look_aside(&mut self) -> Result<(), Over> {
         self.hear().await?;
         let pulse = &mut self.pulse;
         let beat = std::future::poll_fn(|context| Poll::Ready(pulse.poll_beat(context))).await;
         if let Poll::Ready(beat) = beat { self.attend(beat).await } else { Ok(()) }
     }
 
+    fn beat(&mut self) {
+        self.sender.egress.counters.add(Counter::Heartbeats, 1);
+        self.put(self.beat);
+    }
+
     async fn attend(&mut self, beat: Beat) -> Result<(), Over> {
         match beat {
             Beat::Speak => {
-                self.sender.egress.counters.add(Counter::Heartbeats, 1);
-                self.put(self.beat);
+                self.beat();
                 self.flush().await
             }
             Beat::Silent => {

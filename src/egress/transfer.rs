@@ -472,6 +472,39 @@ impl<'a> Sender<'a> {
         self.lag_max = self.lag_max.min(reader.lag_bytes().saturating_add(max));
     }
 
+    /// Begin a frame of `bytes` bytes, which are all available: its head goes out with the first of
+    /// them, now if nothing is in the way. True if all of it went out; otherwise `frame` sends the rest,
+    /// and what is left of the head goes in front of that.
+    ///
+    /// Most frames leave here, and touch nothing of what a longer sending keeps: that is 7 % of a
+    /// delivery's CPU.
+    pub(super) fn begin_frame(
+        &mut self,
+        head: [&[u8]; 2],
+        reader: &mut Reader,
+        bytes: u64,
+    ) -> Result<bool, CutReason> {
+        let ahead = self.prefix.len() + head[0].len() + head[1].len();
+        let is_my_turn = self.turn_bytes <= TURN_BYTES_MAX && bytes <= SEND_BYTES_MAX;
+        let may_send = is_my_turn && !self.is_cold(reader, bytes);
+        let data = if may_send && bytes > 0 { lease(reader, bytes)? } else { &[] };
+        let mut sent = 0;
+        if may_send && data.len() as u64 == bytes {
+            let outcome = send_from(self.socket, [&self.prefix, head[0], head[1], data], 0);
+            sent = outcome.map_err(send_error)?.unwrap_or(0);
+            self.count(sent);
+        }
+        reader.advance(sent.saturating_sub(ahead) as u64);
+        if sent < ahead {
+            self.prefix.extend_from_slice(head[0]);
+            self.prefix.extend_from_slice(head[1]);
+            self.prefix.drain(..sent);
+        } else if !self.prefix.is_empty() {
+            self.prefix = Vec::new();
+        }
+        Ok(sent as u64 == ahead as u64 + bytes)
+    }
+
     /// Send the next available bytes of one reader with their framing, at most so many.
     pub(super) async fn frame(
         &mut self,

@@ -73,18 +73,20 @@ async fn run(
     out.put(PING);
     out.flush().await?;
     loop {
-        match place.object().life() {
-            Life::Open => {}
-            Life::Sealed => return Err(place.end(&mut out).await?),
-            Life::Aborted | Life::TakenOver | Life::Removed => {
-                return Err(out.close(SERVER_ERROR, "the upload was aborted"));
-            }
+        let look = out.wait(|context| place.poll_next(context)).await?;
+        if !matches!(place.object().life(), Life::Open | Life::Sealed) {
+            return Err(out.close(SERVER_ERROR, "the upload was aborted"));
         }
-        if place.send_next(&mut out).await? {
-            out.keep_pace().await?;
-            continue;
+        match look {
+            MessageLook::Here(message) => place.send(&mut out, message).await?,
+            // It fell far behind: the boundaries are forgotten, the bytes are not.
+            MessageLook::Forgotten { .. } => place.up_to_edge(&mut out, &[]).await?,
+            MessageLook::NotYet => return Err(place.end(&mut out).await?),
         }
-        out.wait(|context| place.poll_news(context)).await?;
+        out.watch_lag(&place.reader);
+        if out.is_on_a_streak() {
+            out.look_aside().await?;
+        }
     }
 }
 
@@ -111,26 +113,13 @@ impl Place {
         let text_end = edge.text_end.filter(|_| !self.is_binary && preamble.is_empty());
         let (kind, end) = text_end.map_or((Opcode::Binary, edge.end), |end| (Opcode::Text, end));
         let end = end.max(self.reader.offset());
-        out.message(kind, preamble, &mut self.reader, end).await
-    }
-
-    /// Send the next message if it is there.
-    async fn send_next(&mut self, out: &mut MessagesOut<'_>) -> Result<bool, Over> {
-        match self.object().message(self.next) {
-            MessageLook::Here(message) => self.send_message(out, message).await?,
-            // It fell far behind: the boundaries are forgotten, the bytes are not.
-            MessageLook::Forgotten { .. } => self.up_to_edge(out, &[]).await?,
-            MessageLook::NotYet => return Ok(false),
+        match out.message(kind, preamble, &mut self.reader, end)? {
+            Some(unsent) => out.finish(unsent, &mut self.reader).await,
+            None => Ok(()),
         }
-        out.watch_lag(&self.reader);
-        Ok(true)
     }
 
-    async fn send_message(
-        &mut self,
-        out: &mut MessagesOut<'_>,
-        message: Message,
-    ) -> Result<(), Over> {
+    async fn send(&mut self, out: &mut MessagesOut<'_>, message: Message) -> Result<(), Over> {
         self.next = message.number + 1;
         let (kind, end) = match message.kind {
             MessageKind::Text { pending } if !self.is_binary => {
@@ -144,22 +133,24 @@ impl Place {
         }
         // Of a message that is nothing but the beginning of a character an empty one is left.
         let end = end.max(self.reader.offset());
-        out.message(kind, &[], &mut self.reader, end).await
+        match out.message(kind, &[], &mut self.reader, end)? {
+            Some(unsent) => out.finish(unsent, &mut self.reader).await,
+            None => Ok(()),
+        }
     }
 
-    /// The object is sealed: the rest of it, what was held back included.
+    /// The object is sealed, and its messages are sent: what was held back of them.
     async fn end(&mut self, out: &mut MessagesOut<'_>) -> Result<Over, Over> {
-        while self.send_next(out).await? {
-            out.keep_pace().await?;
-        }
         let tail = self.object().tail();
-        if self.reader.offset() < tail {
-            out.message(Opcode::Binary, &[], &mut self.reader, tail).await?;
+        if self.reader.offset() < tail
+            && let Some(unsent) = out.message(Opcode::Binary, &[], &mut self.reader, tail)?
+        {
+            out.finish(unsent, &mut self.reader).await?;
         }
         Ok(out.close(NORMAL, ""))
     }
 
-    fn poll_news(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<MessageLook> {
         self.reader.poll_message(self.next, context)
     }
 }

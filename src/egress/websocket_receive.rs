@@ -83,7 +83,7 @@ async fn run(
     let mut number = start.number;
     let mut lag = Lag { bytes_max: u64::MAX, beyond: options.lag_bytes_max };
     loop {
-        let mut look = reader.object().message(number);
+        let mut look = out.wait(|context| reader.poll_message(number, context)).await?;
         if let MessageLook::Here(message) = look
             && lag.is_too_far(reader.object(), &message)
         {
@@ -92,12 +92,17 @@ async fn run(
         match look {
             MessageLook::Here(message) => {
                 reader.advance(message.start - reader.offset());
-                out.message(Opcode::Binary, &[], &mut reader, message.end).await?;
+                let sent = out.message(Opcode::Binary, &[], &mut reader, message.end)?;
+                if let Some(unsent) = sent {
+                    out.finish(unsent, &mut reader).await?;
+                }
                 number += 1;
                 if kind == Kind::Probe {
                     return Err(out.close(NORMAL, "one chunk was asked for"));
                 }
-                out.keep_pace().await?;
+                if out.is_on_a_streak() {
+                    out.look_aside().await?;
+                }
             }
             MessageLook::Forgotten { .. } => {
                 egress.counters.add(Counter::ReceiversLagged, 1);
@@ -107,12 +112,7 @@ async fn run(
                 number = newest(reader.object());
                 lag.bytes_max = u64::MAX;
             }
-            MessageLook::NotYet if !reader.object().is_open() => {
-                return Err(out.close(GOING_AWAY, "the publisher has gone"));
-            }
-            MessageLook::NotYet => {
-                out.wait(|context| reader.poll_message(number, context)).await?;
-            }
+            MessageLook::NotYet => return Err(out.close(GOING_AWAY, "the publisher has gone")),
         }
     }
 }

@@ -41,12 +41,17 @@ pub struct Pulse {
     silence_max: Option<Duration>,
     speak_at: Instant,
     heard_at: Instant,
-    /// Before this second the alarm need not be looked at; `None` while nobody waits for it.
-    quiet_until_s: Option<u64>,
+    /// When to say it along with something else, by the clock of ticks.
+    speak_early_at_ms: u64,
+    /// Before this, by the clock of ticks, the alarm need not be looked at; `None` while nobody waits
+    /// for it.
+    quiet_until_ms: Option<u64>,
 }
 
-/// The clock of whole seconds may be behind by a tick, and by more on a machine that was stopped.
+/// The clock of ticks may be behind by one, and by more on a machine that was stopped.
 const CLOCK_LAG_MAX: Duration = Duration::from_secs(1);
+/// Who sends something this long before it is time to speak may speak then.
+const EARLY_MAX: Duration = Duration::from_millis(100);
 
 impl Pulse {
     pub fn new(period_s: u64, silence_s_max: Option<u64>) -> Pulse {
@@ -57,8 +62,10 @@ impl Pulse {
             silence_max: silence_s_max.map(Duration::from_secs),
             speak_at: now + period,
             heard_at: now,
-            quiet_until_s: None,
+            speak_early_at_ms: 0,
+            quiet_until_ms: None,
         };
+        pulse.spoken(now);
         pulse.sleep_on();
         pulse
     }
@@ -66,6 +73,23 @@ impl Pulse {
     pub fn heard(&mut self) {
         // The alarm may ring too early now: then it is set again.
         self.heard_at = clock::now();
+    }
+
+    fn spoken(&mut self, now: Instant) {
+        self.speak_at = now + self.period;
+        let early = self.period.saturating_sub(EARLY_MAX).as_millis() as u64;
+        self.speak_early_at_ms = clock::tick_ms() + early;
+    }
+
+    /// True if it is nearly time to say something; then that counts as said. Saying it along with
+    /// something else is a send and a wake-up less.
+    pub fn may_speak_early(&mut self) -> bool {
+        let may = clock::tick_ms() >= self.speak_early_at_ms;
+        if may {
+            // The alarm rings all the same, and is set again then.
+            self.spoken(clock::now());
+        }
+        may
     }
 
     fn sleep_on(&mut self) {
@@ -76,7 +100,7 @@ impl Pulse {
 
     /// Asked with each message that is sent: a look at the clock, most of the time.
     pub fn poll_beat(&mut self, context: &mut Context<'_>) -> Poll<Beat> {
-        if self.quiet_until_s.is_some_and(|until_s| clock::monotonic_s() < until_s) {
+        if self.quiet_until_ms.is_some_and(|until_ms| clock::tick_ms() < until_ms) {
             return Poll::Pending;
         }
         self.poll_alarm(context)
@@ -86,18 +110,18 @@ impl Pulse {
         loop {
             if self.sleep.as_mut().poll(context).is_pending() {
                 let left = self.sleep.deadline().into_std().saturating_duration_since(clock::now());
-                let quiet_s = left.saturating_sub(CLOCK_LAG_MAX).as_secs();
-                self.quiet_until_s = Some(clock::monotonic_s() + quiet_s);
+                let quiet_ms = left.saturating_sub(CLOCK_LAG_MAX).as_millis() as u64;
+                self.quiet_until_ms = Some(clock::tick_ms() + quiet_ms);
                 return Poll::Pending;
             }
-            self.quiet_until_s = None;
+            self.quiet_until_ms = None;
             let now = clock::now();
             if self.silence_max.is_some_and(|max| now >= self.heard_at + max) {
                 return Poll::Ready(Beat::Silent);
             }
             let is_due = now >= self.speak_at;
             if is_due {
-                self.speak_at = now + self.period;
+                self.spoken(now);
             }
             self.sleep_on();
             if is_due {

@@ -131,17 +131,22 @@ impl Reader {
         if self.available() == Available::AtTail { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    /// Ready when message `number` is here or forgotten, or the object is no longer open.
-    pub fn poll_message(&mut self, number: u64, context: &mut Context<'_>) -> Poll<()> {
-        let is_news = |object: &Object| {
+    /// Message `number`, once it is here or forgotten; "not yet" if the object has ended without it.
+    pub fn poll_message(&mut self, number: u64, context: &mut Context<'_>) -> Poll<MessageLook> {
+        let look = |object: &Object| {
             // The state before the index: an object that has ended now has all its messages.
-            !object.is_open() || object.message(number) != MessageLook::NotYet
+            let is_open = object.is_open();
+            match object.message(number) {
+                MessageLook::NotYet if is_open => Poll::Pending,
+                look => Poll::Ready(look),
+            }
         };
-        if is_news(&self.object) {
-            return Poll::Ready(());
+        let now = look(&self.object);
+        if now.is_ready() {
+            return now;
         }
         self.wake_at_growth(context);
-        if is_news(&self.object) { Poll::Ready(()) } else { Poll::Pending }
+        look(&self.object)
     }
 
     /// Wake at the next append, whatever is available now: for a reader that is stuck elsewhere and

@@ -598,6 +598,29 @@ fn followers_are_pinged_and_need_not_answer() {
     assert_sealed(server.address, "/pings", b"xxxxxx");
 }
 
+/// Goal: who gets message after message is pinged too, once per interval. Method: a message every
+/// 20 ms, pings each second, until three are there.
+#[test]
+fn pings_come_among_messages() {
+    let server = Setup::new().key("append.ping_interval_s", "1").start();
+    let mut appender = appender(server.address, "/busy");
+    let mut follower = joined(server.address, "/busy", b"");
+    assert_eq!(follower.event(), Event::Ping(Vec::new()), "the one at once");
+    let (mut pings, mut messages) = (Vec::new(), 0);
+    while pings.len() < 3 {
+        appender.text("x");
+        messages += 1;
+        while follower.event() != Event::Message(Message::text("x")) {
+            pings.push(messages);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    // 45 messages fit between two at most; on a slow machine there are fewer.
+    assert!(pings[0] > 1 && pings[1] > pings[0] && pings[2] > pings[1], "{pings:?}");
+    end_of(appender);
+    assert_ends(&mut follower, &[]);
+}
+
 /// Goal: pings are answered, messages of a follower are nobody's, and a close frame ends it.
 #[test]
 fn a_follower_is_answered_but_not_heard() {
