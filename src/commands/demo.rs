@@ -123,6 +123,10 @@ A sample stream is live at {base}{STREAM}
                        -movflags cmaf+empty_moov+default_base_moof+separate_moof \\
                        -frag_duration 200000 -method PUT {base}/live/cam/cam.mp4
   watch that         http://{admin}/player?src={base}/live/cam/{own}
+  or your camera     http://{admin}/publish
+
+  a growing file     tail -F FILE | headwater append {base}/file.txt
+  follow it          headwater follow {base}/file.txt
 
   metrics            curl http://{admin}/metrics
   a real server      headwater serve --help
