@@ -283,6 +283,7 @@ impl Reply {
 
     fn of_begin(error: &BeginError) -> Reply {
         match error {
+            BeginError::NoName => Reply::new(400, "no object can have this name"),
             BeginError::BelowObject => Reply::new(
                 409,
                 "a part of the path is an object itself: choose another name or delete that one",

@@ -254,7 +254,9 @@ impl Store {
 
     /// Start an object. Its writer appends; what dropping the writer does is its `ending`.
     pub fn begin(self: &Arc<Self>, new: NewObject<'_>) -> Result<Writer, BeginError> {
-        assert!(format::is_object_name(new.name), "doors normalise names");
+        if !format::is_object_name(new.name) {
+            return Err(BeginError::NoName);
+        }
         let shard = self.shard(new.name);
         let order = shard.commit.lock();
         let (name, core) = (new.name, new.core);

@@ -40,6 +40,9 @@ impl From<rustix::io::Errno> for StorageError {
 /// Why an upload cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum BeginError {
+    /// Not a normalised path, or in the store's own folder, or too long.
+    #[error("no object can have this name")]
+    NoName,
     /// `/a/b` while `/a` is an object.
     #[error("a part of the path is an object")]
     BelowObject,

@@ -37,7 +37,9 @@ impl Store {
     /// Continue the sealed object `new.name` at its end, with the header fields that it has, or begin
     /// it. Readers see it from its first byte on, whatever `new.visibility` says.
     pub fn resume(self: &Arc<Self>, new: NewObject<'_>) -> Result<Writer, BeginError> {
-        assert!(format::is_object_name(new.name), "doors normalise names");
+        if !format::is_object_name(new.name) {
+            return Err(BeginError::NoName);
+        }
         let (name, core) = (new.name, new.core);
         let shard = self.shard(name);
         let order = shard.commit.lock();

@@ -316,6 +316,17 @@ fn the_query_is_part_of_the_name_where_configured() {
     assert!(!root.exists() && !std::path::Path::new("/tmp/evil").exists());
 }
 
+/// Goal: a query alone is no name.
+#[test]
+fn a_query_makes_no_name_of_nothing() {
+    let server = Setup::new().key("compat.query_in_name", "true").start();
+    for target in ["/?x=1", "/.headwater?x", "/.headwater/open?x", "/a?"] {
+        let answer = put_with(server.address, target, "", b"x");
+        assert!(answer.status < 500, "{target}: {answer:?}");
+    }
+    assert_eq!(get(server.address, "/healthy").status, 404);
+}
+
 /// Goal: a long component of a name is stored or refused, never an error of ours.
 #[test]
 fn a_component_longer_than_a_file_name_is_answered() {
