@@ -164,12 +164,13 @@ async fn run(
             Ok(()) => return Ok(Appended { bytes: session.outbox.end() }),
             Err(error) => error,
         };
-        if session.is_finishing && kept.is_some() && session.outbox.is_confirmed() {
-            // Everything is stored; only the answer to the end was lost.
-            return Ok(Appended { bytes: session.outbox.end() });
-        }
         if kept.is_none() {
             return Err(lost);
+        }
+        let is_lost = matches!(lost, ClientError::Lost(_));
+        if is_lost && session.is_finishing && session.outbox.is_confirmed() {
+            // Everything is stored; only the answer to the end was lost.
+            return Ok(Appended { bytes: session.outbox.end() });
         }
         line = session.reconnect(lost, &mut input, &mut retry).await?;
     }
@@ -232,7 +233,10 @@ impl Session {
                                 line.send(frame).await?;
                             }
                         }
-                        Ok(Said::Close { .. }) if close_sent.is_some() => return Ok(()),
+                        // httpfstream's echo has no code; any other says that the end is not well.
+                        Ok(Said::Close { code: None | Some(1000), .. }) if close_sent.is_some() => {
+                            return Ok(());
+                        }
                         Ok(Said::Close { code, reason }) => {
                             let echo = line.writer.close(code.unwrap_or(1000));
                             let _ = line.send(echo).await;
@@ -288,7 +292,9 @@ impl Session {
                 tokio::select! {
                     connected = &mut attempts => break connected?,
                     message = input.inbox.recv(), if has_room => self.take(message, input)?,
-                finished = &mut input.finished, if !self.is_finishing => self.finish(finished)?,
+                    finished = &mut input.finished, if !self.is_finishing => {
+                        self.finish(finished)?;
+                    }
                 }
             }
         };

@@ -81,6 +81,8 @@ struct Session {
     endpoint: Endpoint,
     options: Options,
     place: Place,
+    /// The newest answer names its object, as only a Headwater does.
+    is_headwater: bool,
     pieces: mpsc::SyncSender<Bytes>,
 }
 
@@ -90,7 +92,8 @@ async fn run(
     pieces: mpsc::SyncSender<Bytes>,
 ) -> Result<(), ClientError> {
     let mut retry = Retry::new(options.reconnect_max_s);
-    let mut session = Session { endpoint, options, place: Place::default(), pieces };
+    let place = Place::default();
+    let mut session = Session { endpoint, options, place, is_headwater: false, pieces };
     let answered = dial(&session.endpoint, &session.options, &session.place).await?;
     let mut source = session.source_of(answered)?;
     let can_resume = session.place.can_resume();
@@ -139,6 +142,7 @@ impl Session {
         (answer, connection): (Answer, Connection),
     ) -> Result<Option<(Source, Connection)>, ClientError> {
         let object = answer.field("Headwater-Object");
+        self.is_headwater = object.is_some();
         let start = match answer.status {
             101 => answer.number("Headwater-Offset"),
             206 => Some(range_start(&answer).ok_or(ClientError::BadAnswer("it has no range"))?),
@@ -214,12 +218,11 @@ impl Session {
         }
     }
 
-    /// A Headwater that goes away (1001) comes back and has the rest.
+    /// To httpfstream "going away" (1001) is an end; a Headwater that goes comes back and has the rest.
     fn closed(&self, code: Option<u16>, reason: String) -> Result<(), ClientError> {
-        let will_resume = self.options.resume && self.place.can_resume();
         match code {
             Some(1000) => Ok(()),
-            Some(1001) if !will_resume => Ok(()),
+            Some(1001) if !self.is_headwater => Ok(()),
             code => Err(ClientError::Closed { code, reason }),
         }
     }

@@ -575,6 +575,52 @@ fn a_final_close_is_an_error() {
     assert_eq!(server.asked(), 1);
 }
 
+/// Goal: an end that the server could not carry out is none, and is tried again. Method: the close is
+/// answered with 1011 at first.
+#[test]
+fn an_end_that_fails_is_tried_again() {
+    let server = Fake::start(move |connection, asked| {
+        let mut socket = asked.upgrade("Headwater-Offset: 0\r\n");
+        let code: u16 = if connection < 2 { 1011 } else { 1000 };
+        while let Ok(message) = socket.read() {
+            if message.is_close() {
+                let [high, low] = code.to_be_bytes();
+                socket.get_mut().write_all(&[0x88, 2, high, low]).unwrap();
+                return;
+            }
+            assert_eq!(message, Message::text("x"));
+        }
+    });
+    for (resume, is_well) in [(false, false), (true, true)] {
+        let options = Options { resume, ..Options::default() };
+        let mut appender = options.open_append(&server.url()).unwrap();
+        appender.write_all(b"x").unwrap();
+        let ended = appender.finish();
+        assert_eq!(ended.is_ok(), is_well, "{ended:?}");
+        let is_told = matches!(&ended, Err(ClientError::Closed { code: Some(1011), .. }));
+        assert_eq!(is_told, !is_well);
+    }
+    assert_eq!(server.asked(), 3);
+}
+
+/// Goal: an origin that goes away has not ended the object: to a follower that must not come back that
+/// is an error, of httpfstream it is the end.
+#[test]
+fn going_away_is_no_end_of_an_object() {
+    for (lines, is_end) in [("Headwater-Offset: 0\r\nHeadwater-Object: a\r\n", false), ("", true)] {
+        let server = Fake::start(move |_, asked| {
+            let mut socket = asked.upgrade(lines);
+            socket.send(Message::binary("half")).unwrap();
+            socket.send(close(1001)).unwrap();
+            while socket.read().is_ok() {}
+        });
+        let options = Options { resume: false, ..Options::default() };
+        let mut bytes = Vec::new();
+        let outcome = options.follow(&server.url()).unwrap().read_to_end(&mut bytes);
+        assert_eq!((bytes.as_slice(), outcome.is_ok()), (&b"half"[..], is_end), "{outcome:?}");
+    }
+}
+
 // Between our own programs.
 
 /// Goal: what is appended through breaking connections is stored once. Method: a proxy that cuts in
