@@ -104,8 +104,14 @@ impl Origin {
 }
 
 impl Drop for Origin {
+    /// Stop as `stop` does; what there is to wait for is waited for elsewhere.
     fn drop(&mut self) {
         self.stopper.stop();
+        if let Some(server) = self.server.take() {
+            let end = std::thread::Builder::new().name("origin-end".to_owned());
+            // Without a thread it ends all the same, but for the directory's lock.
+            let _ = end.spawn(move || server.join());
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use super::outbox::{Event, EventKind, Outbox};
 use super::settings::StreamSettings;
 use super::snapshot::{ActiveRecord, Capacity, EndingRecord, Report, Snapshot};
 use super::stream_id::StreamIds;
-use crate::wire::channel_messages::ChannelMessage;
+use crate::wire::channel_messages::{self, ChannelMessage};
 
 /// Streams at once, those that are ending included; more are denied.
 pub const STREAMS_MAX: usize = 65_536;
@@ -85,6 +85,7 @@ pub(super) enum Timer {
     },
     /// The encoder of a stream did not come back after our restart.
     EncoderAway {
+        channel: String,
         stream_id: String,
     },
     Ending {
@@ -115,6 +116,11 @@ struct Stream {
     is_killed: bool,
     /// A timer of another epoch is void.
     epoch: u64,
+    settings: StreamSettings,
+    /// As its server has said; not in a snapshot.
+    key: Option<String>,
+    /// Its encoder has not spoken of it, or been told again, since our restart.
+    is_from_snapshot: bool,
 }
 
 #[derive(Debug)]
@@ -224,13 +230,16 @@ impl Board {
 
     /// After a reconnect a server asks for what it has running, and names the stream: is it ours?
     fn ask_again(&mut self, check: &Check, stream_id: &str) -> bool {
-        let address = self.servers.get(&check.from);
+        let Some(server) = self.servers.get(&check.from) else { return false };
         let Some(stream) = self.streams.get_mut(&check.key.channel) else {
             return false;
         };
-        if stream_id.is_empty() || stream.id != stream_id || Some(&stream.server) != address {
+        // The id is proof enough: the address may be another since (IPv6 and IPv4, NAT).
+        if stream_id.is_empty() || stream.id != stream_id || stream.server.kind != server.kind {
             return false;
         }
+        stream.server = server.clone();
+        stream.key = Some(check.key.key.clone());
         if stream.is_killed {
             self.deny(check, "its stream was killed while it was away");
             self.end(&check.key.channel);
@@ -241,6 +250,7 @@ impl Board {
         stream.at = Some(check.from);
         tracing::info!(channel = check.key.channel, stream_id, "a stream goes on");
         self.accept(check, stream_id);
+        self.start_again(&check.key.channel);
         true
     }
 
@@ -259,8 +269,9 @@ impl Board {
         let channel = &check.key.channel;
         let Some(server) = self.servers.get(&check.from).cloned() else { return };
         if let Some(stream) = self.streams.get(channel) {
-            // A server that asks anew for what it had has lost the publisher meanwhile.
-            let is_over = stream.at.is_none() || stream.is_killed;
+            // A server that asks anew for what it had has lost the publisher meanwhile; maybe its
+            // old connection is not missed yet.
+            let is_over = stream.at != Some(check.from) || stream.is_killed;
             if stream.server != server || !is_over {
                 return self.deny(check, "somebody publishes there already");
             }
@@ -274,10 +285,6 @@ impl Board {
             return self.deny(check, "no encoder has room");
         }
         let stream_id = self.ids.next();
-        if let Some(encoder) = encoder {
-            let message = encode_start(check, &stream_id, &server, settings);
-            self.send(encoder, message);
-        }
         tracing::info!(channel, stream_id, server = check.from, ?encoder, "a stream begins");
         self.epochs_so_far += 1;
         let stream = Stream {
@@ -288,7 +295,13 @@ impl Board {
             is_announced: false,
             is_killed: false,
             epoch: self.epochs_so_far,
+            settings: settings.clone(),
+            key: Some(check.key.key.clone()),
+            is_from_snapshot: false,
         };
+        if let Some(encoder) = encoder {
+            self.send(encoder, encode_start(channel, &check.key.key, &stream));
+        }
         self.streams.insert(channel.clone(), stream);
         self.effects.push(Effect::Save);
         self.accept(check, &stream_id);
@@ -312,7 +325,15 @@ impl Board {
 
     pub(super) fn encoder_left(&mut self, peer: PeerId) {
         self.encoders.remove(&peer);
-        self.lose_encoder(|_, _, seat| seat == Seat::At(peer));
+        let is_its = |seat| seat == Seat::At(peer);
+        let streams = self.streams.iter().filter(|(_, stream)| is_its(stream.seat));
+        let endings = self.endings.iter().filter(|(_, ending)| is_its(ending.seat));
+        let streams = streams.map(|(channel, stream)| (channel.clone(), stream.id.clone()));
+        let endings = endings.map(|(id, ending)| (ending.channel.clone(), id.clone()));
+        let lost: Vec<_> = streams.chain(endings).collect();
+        for (channel, stream_id) in lost {
+            self.lose_encoder(&channel, &stream_id);
+        }
     }
 
     pub(super) fn encoder_says(&mut self, peer: PeerId, message: &ChannelMessage) {
@@ -335,12 +356,15 @@ impl Board {
         tracing::info!(encoder = peer, %ip, capacity, "an encoder is ready");
         // It may be one of those that a snapshot speaks of; one that has room for them.
         let mut room = usize::try_from(capacity).unwrap_or(usize::MAX);
-        for stream in self.streams.values_mut().filter(|s| s.seat == Seat::Away(ip)) {
+        let mut adopted = Vec::new();
+        for (channel, stream) in self.streams.iter_mut().filter(|(_, s)| s.seat == Seat::Away(ip)) {
             if room > 0 {
                 stream.seat = Seat::At(peer);
                 room -= 1;
+                adopted.push(channel.clone());
             }
         }
+        adopted.iter().for_each(|channel| self.start_again(channel));
         let mut stopped = Vec::new();
         for (id, ending) in self.endings.iter_mut().filter(|(_, e)| e.seat == Seat::Away(ip)) {
             ending.seat = Seat::At(peer);
@@ -359,7 +383,7 @@ impl Board {
         }
         let is_announced = self.rules.tells_events;
         if !self.adopt(peer, channel, id, is_announced) {
-            if self.has_stream(channel, id) {
+            if self.seat_of(channel, id).is_some() {
                 tracing::warn!(encoder = peer, channel, id, "an encoder tells of another's stream");
                 return;
             }
@@ -387,18 +411,25 @@ impl Board {
         let (channel, id) = (message.get("Stream-Channel"), message.get("Stream-ID"));
         tracing::info!(encoder = peer, channel, stream_id = id, "an encoder has closed a stream");
         if self.adopt(peer, channel, id, false) {
-            self.lose_encoder(|own, stream_id, _| own == channel && stream_id == id);
+            self.lose_encoder(channel, id);
         }
     }
 
     /// Whether this encoder speaks of a stream that is its own; or was, before our restart.
     fn adopt(&mut self, peer: PeerId, channel: &str, id: &str, is_announced: bool) -> bool {
         let Some(encoder) = self.encoders.get(&peer) else { return false };
-        let may = |seat: Seat| seat == Seat::At(peer) || seat == Seat::Away(encoder.ip);
+        // One that has come back may be here before its old connection is missed.
+        let is_its = |other: PeerId| self.encoders.get(&other).is_some_and(|o| o.ip == encoder.ip);
+        let may = |seat: Seat| match seat {
+            Seat::Empty => false,
+            Seat::At(other) => other == peer || is_its(other),
+            Seat::Away(ip) => ip == encoder.ip,
+        };
         let stream = self.streams.get_mut(channel).filter(|stream| stream.id == id);
         if let Some(stream) = stream.filter(|stream| may(stream.seat)) {
             stream.seat = Seat::At(peer);
             stream.is_announced |= is_announced;
+            stream.is_from_snapshot = false;
             return true;
         }
         let ending = self.endings.get_mut(id).filter(|ending| ending.channel == channel);
@@ -408,9 +439,10 @@ impl Board {
         true
     }
 
-    fn has_stream(&self, channel: &str, id: &str) -> bool {
-        self.streams.get(channel).is_some_and(|stream| stream.id == id)
-            || self.endings.contains_key(id)
+    /// Who encodes a stream that runs or is ending; `None` if there is no such stream.
+    fn seat_of(&self, channel: &str, id: &str) -> Option<Seat> {
+        let stream = self.streams.get(channel).filter(|stream| stream.id == id);
+        stream.map(|stream| stream.seat).or_else(|| self.endings.get(id).map(|e| e.seat))
     }
 
     /// The least loaded of those that have room; of several the one that has been here longest.
@@ -425,6 +457,20 @@ impl Board {
         with_room.min().map(|(_, peer)| peer)
     }
 
+    /// After our restart an encoder may have ended what it did: it is asked again, once the server has
+    /// said the key. One that goes on knows the stream, and does nothing.
+    fn start_again(&mut self, channel: &str) {
+        let Some(stream) = self.streams.get_mut(channel) else { return };
+        let (Seat::At(encoder), Some(key), true) =
+            (stream.seat, &stream.key, stream.is_from_snapshot)
+        else {
+            return;
+        };
+        let message = encode_start(channel, key, stream);
+        stream.is_from_snapshot = false;
+        self.send(encoder, message);
+    }
+
     fn loads(&self) -> HashMap<PeerId, usize> {
         let mut loads = HashMap::new();
         for stream in self.streams.values() {
@@ -435,28 +481,22 @@ impl Board {
         loads
     }
 
-    /// These streams have no encoder any more: their publishers are killed, what was stopped is over.
-    fn lose_encoder(&mut self, is_lost: impl Fn(&str, &str, Seat) -> bool) {
-        let mut told = Vec::new();
-        let mut killed = Vec::new();
-        for (channel, stream) in &mut self.streams {
-            if stream.seat != Seat::Empty && is_lost(channel, &stream.id, stream.seat) {
-                stream.seat = Seat::Empty;
-                if std::mem::take(&mut stream.is_announced) {
-                    told.push((channel.clone(), stream.id.clone()));
-                }
-                killed.push(channel.clone());
-            }
-        }
-        let over = self.endings.extract_if(|id, ending| is_lost(&ending.channel, id, ending.seat));
-        let announced = over.filter(|(_, ending)| ending.is_announced);
-        told.extend(announced.map(|(id, ending)| (ending.channel, id)));
-        for (channel, id) in &told {
-            self.tell(channel, id, EventKind::Closed);
-        }
+    /// A stream has no encoder any more: its publisher is killed, or what was stopped is over.
+    fn lose_encoder(&mut self, channel: &str, stream_id: &str) {
         self.effects.push(Effect::Save);
-        for channel in killed {
-            self.kill(&channel);
+        let running = self.streams.get_mut(channel).filter(|stream| stream.id == stream_id);
+        let (is_announced, is_running) = match running {
+            Some(stream) => {
+                stream.seat = Seat::Empty;
+                (std::mem::take(&mut stream.is_announced), true)
+            }
+            None => (self.endings.remove(stream_id).is_some_and(|e| e.is_announced), false),
+        };
+        if is_announced {
+            self.tell(channel, stream_id, EventKind::Closed);
+        }
+        if is_running {
+            self.kill(channel);
         }
     }
 
@@ -475,7 +515,10 @@ impl Board {
     /// it has ended, or for the time of grace.
     fn kill(&mut self, channel: &str) {
         let Some(stream) = self.streams.get_mut(channel) else { return };
-        stream.is_killed = true;
+        if std::mem::replace(&mut stream.is_killed, true) {
+            // Saying it again gives it no longer.
+            return;
+        }
         self.effects.push(Effect::Save);
         let Some(server) = stream.at else { return };
         self.epochs_so_far += 1;
@@ -530,8 +573,10 @@ impl Board {
                     self.end(&channel);
                 }
             }
-            Timer::EncoderAway { stream_id } => {
-                self.lose_encoder(|_, id, seat| id == stream_id && matches!(seat, Seat::Away(_)))
+            Timer::EncoderAway { channel, stream_id } => {
+                if matches!(self.seat_of(&channel, &stream_id), Some(Seat::Away(_))) {
+                    self.lose_encoder(&channel, &stream_id);
+                }
             }
             Timer::Ending { stream_id } => {
                 let Some(ending) = self.endings.remove(&stream_id) else { return };
@@ -610,6 +655,7 @@ impl Board {
             encoder: ip_of(stream.seat),
             is_announced: stream.is_announced,
             is_killed: stream.is_killed,
+            settings: stream.settings.clone(),
         });
         let endings = self.endings.iter().map(|(id, ending)| EndingRecord {
             channel: ending.channel.clone(),
@@ -643,20 +689,24 @@ impl Board {
                 is_announced: record.is_announced && tells_events,
                 is_killed: record.is_killed,
                 epoch: 0,
+                settings: record.settings,
+                key: None,
+                is_from_snapshot: true,
             };
             self.streams.insert(record.channel.clone(), stream);
             self.detach(&record.channel);
-            let timer = Timer::EncoderAway { stream_id: record.stream_id };
+            let timer = Timer::EncoderAway { channel: record.channel, stream_id: record.stream_id };
             self.effects.push(Effect::Arm { after, timer });
         }
         for record in snapshot.endings {
             let ending = Ending {
-                channel: record.channel,
+                channel: record.channel.clone(),
                 seat: away(record.encoder),
                 is_announced: record.is_announced && tells_events,
             };
             self.endings.insert(record.stream_id.clone(), ending);
-            let away = Timer::EncoderAway { stream_id: record.stream_id.clone() };
+            let stream_id = record.stream_id.clone();
+            let away = Timer::EncoderAway { channel: record.channel, stream_id };
             self.effects.push(Effect::Arm { after, timer: away });
             let timer = Timer::Ending { stream_id: record.stream_id };
             self.effects.push(Effect::Arm { after: FINISH_TIMEOUT, timer });
@@ -693,26 +743,21 @@ impl Board {
     }
 
     fn is_id(&self, text: &str) -> bool {
-        let is_letter = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
-        (1..=self.rules.id_length_max).contains(&text.len()) && text.bytes().all(is_letter)
+        channel_messages::is_id(text, self.rules.id_length_max)
     }
 }
 
-fn encode_start(
-    check: &Check,
-    stream_id: &str,
-    server: &ServerAddress,
-    settings: &StreamSettings,
-) -> ChannelMessage {
+fn encode_start(channel: &str, key: &str, stream: &Stream) -> ChannelMessage {
+    let Stream { id, server, settings, .. } = stream;
     let kind = match server.kind {
         ServerKind::Rtmp => "RTMP",
         ServerKind::Ws => "WS",
     };
     ChannelMessage::new("ENCODE-START")
-        .with("Stream-Channel", &check.key.channel)
-        .with("Stream-ID", stream_id)
+        .with("Stream-Channel", channel)
+        .with("Stream-ID", id)
         .with("Stream-Source-Type", kind)
-        .with("Stream-Source-URI", &server.source(&check.key.channel, &check.key.key))
+        .with("Stream-Source-URI", &server.source(channel, key))
         .with("Resolutions", &settings.resolutions)
         .with("Record", if settings.is_recorded { "True" } else { "False" })
         .with("Previews", settings.previews.as_deref().unwrap_or("False"))

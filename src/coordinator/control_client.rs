@@ -9,6 +9,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,6 +37,8 @@ pub const ASKS_WAITING_MAX: usize = 4096;
 /// Ends that are told after a reconnect; of more the oldest are left to the coordinator's grace.
 const ENDS_KEPT_MAX: usize = 4096;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What the coordinator has to take the last messages, and the close frame.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
 pub struct ClientOptions {
@@ -69,11 +72,11 @@ impl ClientOptions {
     }
 }
 
-/// Its [`Gatekeeper`] side never blocks. Dropped, it leaves the coordinator.
+/// Its [`Gatekeeper`] side never blocks. It knows the publishers, and they know it: it has to be
+/// stopped.
 pub struct ControlClient {
     orders: mpsc::UnboundedSender<Order>,
     asks_waiting: Arc<AtomicUsize>,
-    stopper: Stopper,
     thread: Mutex<Option<SideThread>>,
 }
 
@@ -111,29 +114,19 @@ impl ControlClient {
             untold_ends: VecDeque::new(),
         };
         let thread = SideThread::start("coordinator-client", 2, |stop| async move {
-            let work = Connection { options, request, desk: RefCell::new(desk) }.keep(taken);
-            tokio::select! {
-                () = work => {}
-                () = stop.stopped() => {}
-            }
+            let desk = RefCell::new(desk);
+            Connection { options, request, desk, stop }.keep(taken).await;
         })?;
-        let stopper = thread.stopper();
         let thread = Mutex::new(Some(thread));
-        Ok(Arc::new(ControlClient { orders, asks_waiting, stopper, thread }))
+        Ok(Arc::new(ControlClient { orders, asks_waiting, thread }))
     }
 
     /// Leave the coordinator, and refuse everybody from now on.
     pub fn stop(&self) {
-        self.stopper.stop();
         if let Some(thread) = self.thread.lock().take() {
+            thread.stopper().stop();
             thread.join();
         }
-    }
-}
-
-impl Drop for ControlClient {
-    fn drop(&mut self) {
-        self.stopper.stop();
     }
 }
 
@@ -183,24 +176,25 @@ struct Connection {
     options: ClientOptions,
     request: Request,
     desk: RefCell<Desk>,
+    stop: Stopper,
 }
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 impl Connection {
     /// Connect, and connect again: at once after a connection that was one, else after a pause.
-    async fn keep(self, mut orders: mpsc::UnboundedReceiver<Order>) {
+    async fn keep(&self, mut orders: mpsc::UnboundedReceiver<Order>) -> Option<Infallible> {
         let url = &self.options.url;
         let mut is_told = false;
         loop {
-            match self.meanwhile(&mut orders, self.connect()).await {
+            match self.meanwhile(&mut orders, self.connect()).await? {
                 Ok(socket) => {
                     tracing::info!(url, "connected to the coordinator");
                     is_told = false;
                     let link = self.desk.borrow_mut().open();
                     let take = |message| self.desk.borrow_mut().take(&message);
                     let run = control_link::run(socket, self.options.pace, link, take);
-                    let end = self.meanwhile(&mut orders, run).await;
+                    let end = self.meanwhile(&mut orders, run).await?;
                     tracing::warn!(url, %end, "the coordinator is lost: publishers are refused");
                     if self.desk.borrow_mut().close() {
                         continue;
@@ -216,24 +210,32 @@ impl Connection {
                 }
                 Err(error) => tracing::debug!(url, error, "the coordinator cannot be reached"),
             }
-            self.meanwhile(&mut orders, sleep(self.options.reconnect_pause)).await;
+            self.meanwhile(&mut orders, sleep(self.options.reconnect_pause)).await?;
         }
     }
 
-    /// Wait for something, and carry out orders until it is there.
+    /// Wait for something, and carry out orders until it is there. `None` is the stop: a connection
+    /// has taken the last orders then, and its leave.
     async fn meanwhile<T>(
         &self,
         orders: &mut mpsc::UnboundedReceiver<Order>,
         something: impl Future<Output = T>,
-    ) -> T {
+    ) -> Option<T> {
         let mut something = std::pin::pin!(something);
         loop {
             tokio::select! {
-                value = &mut something => return value,
+                biased;
                 // The desk has a sender: there is always another order.
                 Some(order) = orders.recv() => self.desk.borrow_mut().carry_out(order),
+                value = &mut something => return Some(value),
+                () = self.stop.stopped() => break,
             }
         }
+        // Without its sender the link ends when all is said.
+        if self.desk.borrow_mut().link.take().is_some() {
+            let _ = timeout(LEAVE_TIMEOUT, something).await;
+        }
+        None
     }
 
     async fn connect(&self) -> Result<Socket, String> {
@@ -281,8 +283,7 @@ impl Desk {
     /// A connection is there: tell what it has missed, ask about what runs.
     fn open(&mut self) -> mpsc::Receiver<ChannelMessage> {
         let running = self.publishers.running();
-        let waiting = running.len() + self.untold_ends.len();
-        let (link, outgoing) = mpsc::channel(OUTGOING_MESSAGES_MAX + waiting);
+        let (link, outgoing) = mpsc::channel(OUTGOING_MESSAGES_MAX);
         self.link = Some(link);
         self.has_heard = false;
         for ended in std::mem::take(&mut self.untold_ends) {
@@ -337,7 +338,7 @@ impl Desk {
         while let Some(new) = self.renamed.remove(&(channel.clone(), running.stream_id.clone())) {
             running.stream_id = new;
         }
-        self.renamed.retain(|(own, _), new| *own != channel || *new != running.stream_id);
+        self.renamed.retain(|(own, _), _| *own != channel);
         for pending in self.pending.values_mut() {
             if let Pending::Again { running: asked, has_ended } = pending
                 && asked.request.channel == channel

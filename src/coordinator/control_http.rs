@@ -34,6 +34,8 @@ pub const COORDINATOR_CONNECTIONS_MAX: usize = 4096;
 /// Bytes of a request head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 const HEAD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+/// All requests of a connection that does not become a control socket, and their answers.
+const CONNECTION_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 /// Of the acceptor, when the process has no descriptor left.
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -112,8 +114,12 @@ async fn serve(door: Arc<Door>, stream: TcpStream, from: SocketAddr) {
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    if let Err(error) = connection.await {
-        tracing::debug!(%from, %error, "a connection to the coordinator has failed");
+    match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::debug!(%from, %error, "a connection to the coordinator has failed");
+        }
+        Err(_) => tracing::debug!(%from, "a connection to the coordinator was cut"),
     }
     if let Ok((session, upgrade)) = upgraded.try_recv() {
         session.run(&door, upgrade).await;

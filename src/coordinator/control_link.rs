@@ -15,8 +15,9 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::wire::channel_messages::{CONTROL_MESSAGE_BYTES_MAX, ChannelMessage};
 
-/// Messages that wait for a slow peer; with one more it is given up.
-pub const OUTGOING_MESSAGES_MAX: usize = 1024;
+/// Messages that wait for a slow peer; with one more it is given up. As many as there are streams, for
+/// what becomes of all of them at once is said in one go.
+pub const OUTGOING_MESSAGES_MAX: usize = 65_536;
 /// What a peer has to take a close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 

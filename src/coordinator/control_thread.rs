@@ -28,9 +28,10 @@ impl Stopper {
     }
 }
 
+/// Dropped, it is told to end.
 pub(super) struct SideThread {
     stopper: Stopper,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl SideThread {
@@ -52,15 +53,21 @@ impl SideThread {
             runtime.block_on(work(told));
             runtime.shutdown_timeout(BLOCKING_GRACE);
         })?;
-        Ok(SideThread { stopper, thread })
+        Ok(SideThread { stopper, thread: Some(thread) })
     }
 
     pub(super) fn stopper(&self) -> Stopper {
         self.stopper.clone()
     }
 
-    pub(super) fn join(self) {
+    pub(super) fn join(mut self) {
         // With `panic = "abort"` a panic has ended the process already.
-        let _ = self.thread.join();
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+impl Drop for SideThread {
+    fn drop(&mut self) {
+        self.stopper.stop();
     }
 }

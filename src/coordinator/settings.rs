@@ -1,7 +1,9 @@
 //! What the key hook may say about a stream beside "yes": recording, previews, resolutions.
 
+use serde::{Deserialize, Serialize};
+
 /// As an encoder is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StreamSettings {
     pub(super) is_recorded: bool,
     /// `WxH,S`.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::addresses::{ServerAddress, ServerKind};
 use super::board::PeerId;
 use super::outbox::Event;
+use super::settings::StreamSettings;
 
 /// What outlives a restart. There are no keys in it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -27,6 +28,9 @@ pub(super) struct ActiveRecord {
     pub(super) encoder: Option<IpAddr>,
     pub(super) is_announced: bool,
     pub(super) is_killed: bool,
+    /// Files of earlier versions do not have it.
+    #[serde(default)]
+    pub(super) settings: StreamSettings,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -180,6 +184,7 @@ mod tests {
             encoder: Some(ip),
             is_announced: true,
             is_killed: false,
+            settings: StreamSettings::default(),
         };
         let ending = EndingRecord {
             channel: "d".into(),

@@ -28,6 +28,8 @@ pub struct Hook {
 
 pub(super) struct WebHooks {
     agent: Agent,
+    /// Of a call; and of what waits for its turn.
+    timeout: Duration,
     key_verification: Option<Hook>,
     event_callback: Option<Hook>,
     key_checks: Semaphore,
@@ -39,6 +41,8 @@ pub(super) struct WebHooks {
 enum HookError {
     #[error("it answered {0}")]
     Status(u16),
+    #[error("too many calls wait for it")]
+    NoTurn,
     #[error(transparent)]
     Call(#[from] ureq::Error),
 }
@@ -62,6 +66,7 @@ impl WebHooks {
             .user_agent(concat!("headwater/", env!("CARGO_PKG_VERSION")));
         WebHooks {
             agent: config.build().new_agent(),
+            timeout,
             key_verification,
             event_callback,
             key_checks: Semaphore::new(KEY_CHECKS_MAX),
@@ -115,8 +120,9 @@ impl WebHooks {
         hook: &Hook,
         fields: Vec<(&'static str, String)>,
     ) -> Result<HeaderMap, HookError> {
-        // The semaphore is never closed.
-        let _turn = turns.acquire().await;
+        // Nobody waits for an answer that comes later. The semaphore is never closed.
+        let turn = tokio::time::timeout(self.timeout, turns.acquire()).await;
+        let _turn = turn.map_err(|_| HookError::NoTurn)?;
         let mut request = self.agent.post(&hook.url);
         for (name, value) in fields {
             request = request.header(name, value);

@@ -138,7 +138,7 @@ impl Common {
             packager: Packager::new(packager_options(config), store.clone()),
             channels: Channels::new(channels_options(&config.channels)?, store.clone()),
             store,
-            append_sessions: Arc::default(),
+            append_sessions: AppendSessions::new(ingest_options.is_durable),
             offload: Offload::start()?,
             connection_options,
             egress_options,
@@ -282,18 +282,14 @@ fn start_control_client(
     channels: &Arc<Channels>,
     addresses: &[(SocketAddr, Role)],
 ) -> io::Result<Option<Arc<ControlClient>>> {
-    let Some(options) = control_options(&config.channels, port_of_channels(addresses)) else {
+    // Where encoders find channels, if nobody says otherwise.
+    let port = channel_door(config, addresses).listen.first().map(SocketAddr::port);
+    let Some(options) = control_options(&config.channels, port) else {
         return Ok(None);
     };
     let client = ControlClient::start(options, channels.clone())?;
     channels.set_gatekeeper(client.clone());
     Ok(Some(client))
-}
-
-/// Where encoders find channels, if nobody says otherwise.
-fn port_of_channels(addresses: &[(SocketAddr, Role)]) -> Option<u16> {
-    let has_channels = |role: &Role| matches!(role, Role::Objects(doors) if doors.channels);
-    addresses.iter().find(|(_, role)| has_channels(role)).map(|(address, _)| address.port())
 }
 
 fn start_coordinator(section: &CoordinatorSection) -> io::Result<Option<Coordinator>> {

@@ -101,6 +101,12 @@ fn on_one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// Whether this may name a channel, or be a key: letters, digits, `-` and `_`.
+pub fn is_id(text: &str, length_max: usize) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    (1..=length_max).contains(&text.len()) && text.bytes().all(is_plain)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
