@@ -19,6 +19,7 @@ pub use gatekeeper::{Answer, Gatekeeper, PublishRequest, Publishers, Running, Ve
 pub use registry::{Channels, Claim, Look, Publication, Seat, Start};
 
 use crate::store::Millis;
+use crate::wire::channel_messages;
 
 /// What the operator decides about channels.
 #[derive(Debug, Clone)]
@@ -62,9 +63,7 @@ impl Options {
         self.cache_bytes_max.max(self.lag_bytes_max)
     }
 
-    /// Letters, digits, `-` and `_`.
     pub fn is_id(&self, id: &str) -> bool {
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        !id.is_empty() && id.len() <= self.id_length_max && id.bytes().all(is_plain)
+        channel_messages::is_id(id, self.id_length_max)
     }
 }

@@ -40,8 +40,14 @@ struct Channel {
 
 enum State {
     Free,
-    Claimed,
+    Claimed(Arc<Candidate>),
     Live(Session),
+}
+
+/// A publisher that is being decided on, or was let in and has not begun.
+struct Candidate {
+    request: PublishRequest,
+    slot: Mutex<Slot>,
 }
 
 /// From a publisher's coming to its going.
@@ -109,14 +115,16 @@ impl Channels {
     /// Take the channel for a publisher; `None` if it is taken.
     pub fn claim(self: &Arc<Self>, request: PublishRequest) -> Option<Claim> {
         let seat = self.seat(&request.channel);
-        {
+        let candidate = {
             let mut state = seat.channel.state.lock();
             if !matches!(*state, State::Free) {
                 return None;
             }
-            *state = State::Claimed;
-        }
-        Some(Claim { seat, request, verdict: Arc::default() })
+            let candidate = Arc::new(Candidate { request, slot: Mutex::default() });
+            *state = State::Claimed(candidate.clone());
+            candidate
+        };
+        Some(Claim { seat, candidate })
     }
 
     /// A receiver's place, whether somebody publishes or not.
@@ -182,12 +190,17 @@ impl Publishers for Channels {
     fn kill(&self, channel: &str, stream_id: Option<&str>) {
         let Some(channel) = self.find(channel) else { return };
         {
-            let mut state = channel.state.lock();
-            let State::Live(session) = &mut *state else { return };
-            if stream_id.is_some_and(|id| id != session.running.stream_id) {
-                return;
+            let is_it = |own: &str| stream_id.is_none_or(|id| id == own);
+            match &mut *channel.state.lock() {
+                State::Live(session) if is_it(&session.running.stream_id) => {
+                    session.is_killed = true;
+                }
+                State::Claimed(candidate) => {
+                    let mut slot = candidate.slot.lock();
+                    slot.is_killed |= slot.stream_id().is_some_and(is_it);
+                }
+                State::Free | State::Live(_) => {}
             }
-            session.is_killed = true;
         }
         channel.news.tell(&self.store, None);
     }
@@ -200,10 +213,17 @@ impl Publishers for Channels {
 
     fn rename(&self, channel: &str, from: &str, to: &str) {
         let Some(channel) = self.find(channel) else { return };
-        if let State::Live(session) = &mut *channel.state.lock()
-            && session.running.stream_id == from
-        {
-            session.running.stream_id = to.to_owned();
+        match &mut *channel.state.lock() {
+            State::Live(session) if session.running.stream_id == from => {
+                session.running.stream_id = to.to_owned();
+            }
+            State::Claimed(candidate) => {
+                let mut slot = candidate.slot.lock();
+                if slot.stream_id() == Some(from) {
+                    slot.verdict = Some(Verdict::Accept { stream_id: to.to_owned() });
+                }
+            }
+            State::Free | State::Live(_) => {}
         }
     }
 }
@@ -215,8 +235,13 @@ impl Channel {
 
     fn running(&self) -> Option<Running> {
         match &*self.state.lock() {
+            State::Free => None,
+            State::Claimed(candidate) => {
+                let slot = candidate.slot.lock();
+                let stream_id = slot.stream_id()?.to_owned();
+                Some(Running { request: candidate.request.clone(), stream_id })
+            }
             State::Live(session) => Some(session.running.clone()),
-            State::Free | State::Claimed => None,
         }
     }
 
@@ -267,10 +292,8 @@ impl Seat {
         NewsWait::new(self.channel.news.clone(), self.channel.news.version())
     }
 
-    fn change(&self, to: State, core: Option<usize>) -> State {
-        let before = std::mem::replace(&mut *self.channel.state.lock(), to);
+    fn tell(&self, core: Option<usize>) {
         self.channel.news.tell(&self.channels.store, core);
-        before
     }
 }
 
@@ -289,8 +312,7 @@ impl Drop for Seat {
 /// A channel that is kept for a publisher until it is decided on. Dropped, the channel is free again.
 pub struct Claim {
     seat: Seat,
-    request: PublishRequest,
-    verdict: Arc<Mutex<Slot>>,
+    candidate: Arc<Candidate>,
 }
 
 /// A verdict on its way from who decides to who waits.
@@ -300,6 +322,18 @@ struct Slot {
     waiter: Option<Waker>,
     /// The publisher did not wait, or could not begin: one that is accepted has gone already.
     is_given_up: bool,
+    /// Since it was let in.
+    is_killed: bool,
+}
+
+impl Slot {
+    /// Of a publisher that was let in.
+    fn stream_id(&self) -> Option<&str> {
+        match &self.verdict {
+            Some(Verdict::Accept { stream_id }) => Some(stream_id),
+            Some(Verdict::Deny) | None => None,
+        }
+    }
 }
 
 impl Claim {
@@ -307,21 +341,18 @@ impl Claim {
     pub fn ask(&self) {
         let Some(gatekeeper) = self.seat.channels.gatekeeper.get() else {
             let verdict = Verdict::Accept { stream_id: String::new() };
-            self.verdict.lock().verdict = Some(verdict);
+            self.candidate.slot.lock().verdict = Some(verdict);
             return;
         };
-        let promise = Promise {
-            slot: self.verdict.clone(),
-            gatekeeper: gatekeeper.clone(),
-            request: self.request.clone(),
-        };
+        let candidate = self.candidate.clone();
+        let promise = Promise { candidate, gatekeeper: gatekeeper.clone() };
         let answer = move |verdict| promise.keep(verdict);
-        gatekeeper.ask(self.request.clone(), Box::new(answer));
+        gatekeeper.ask(self.candidate.request.clone(), Box::new(answer));
     }
 
     /// The answer to `ask`.
     pub fn poll_verdict(&self, context: &mut Context<'_>) -> Poll<Verdict> {
-        let mut slot = self.verdict.lock();
+        let mut slot = self.candidate.slot.lock();
         if let Some(verdict) = &slot.verdict {
             return Poll::Ready(verdict.clone());
         }
@@ -329,25 +360,25 @@ impl Claim {
         Poll::Pending
     }
 
-    /// The publisher may begin: its chunks are the messages of `object`.
-    pub fn go_live(
-        self,
-        object: Arc<Object>,
-        stream_id: String,
-        core: Option<usize>,
-    ) -> Publication {
-        // From here on its end is the publication's to tell.
-        self.verdict.lock().verdict = Some(Verdict::Deny);
-        let session = Session {
-            running: Running { request: self.request.clone(), stream_id },
-            object,
-            is_cache_over: false,
-            is_killed: false,
-            ages: VecDeque::new(),
-        };
+    /// The publisher begins: its chunks are the messages of `object`.
+    pub fn go_live(self, object: Arc<Object>, core: Option<usize>) -> Publication {
         let seat = self.seat.channels.seat(&self.seat.channel.name);
-        seat.change(State::Live(session), core);
+        {
+            let mut state = seat.channel.state.lock();
+            let mut slot = self.candidate.slot.lock();
+            let stream_id = slot.stream_id().unwrap_or_default().to_owned();
+            // From here on its end is the publication's to tell.
+            slot.verdict = Some(Verdict::Deny);
+            *state = State::Live(Session {
+                running: Running { request: self.candidate.request.clone(), stream_id },
+                object,
+                is_cache_over: false,
+                is_killed: slot.is_killed,
+                ages: VecDeque::new(),
+            });
+        }
         let news = seat.news();
+        seat.tell(core);
         Publication { seat, news, core }
     }
 }
@@ -356,17 +387,17 @@ impl Drop for Claim {
     fn drop(&mut self) {
         {
             let mut state = self.seat.channel.state.lock();
-            if matches!(*state, State::Claimed) {
+            if matches!(*state, State::Claimed(_)) {
                 *state = State::Free;
             }
         }
         let verdict = {
-            let mut slot = self.verdict.lock();
+            let mut slot = self.candidate.slot.lock();
             slot.is_given_up = true;
             slot.verdict.take()
         };
         if let (Some(gatekeeper), Some(verdict)) = (self.seat.channels.gatekeeper.get(), verdict) {
-            tell_end(&**gatekeeper, &self.request, verdict);
+            tell_end(&**gatekeeper, &self.candidate.request, verdict);
         }
     }
 }
@@ -380,17 +411,16 @@ fn tell_end(gatekeeper: &dyn Gatekeeper, request: &PublishRequest, verdict: Verd
 
 /// Dropped before it is kept, it is a refusal.
 struct Promise {
-    slot: Arc<Mutex<Slot>>,
+    candidate: Arc<Candidate>,
     gatekeeper: Arc<dyn Gatekeeper>,
-    request: PublishRequest,
 }
 
 impl Promise {
     fn keep(&self, verdict: Verdict) {
-        let mut slot = self.slot.lock();
+        let mut slot = self.candidate.slot.lock();
         if slot.is_given_up {
             drop(slot);
-            return tell_end(&*self.gatekeeper, &self.request, verdict);
+            return tell_end(&*self.gatekeeper, &self.candidate.request, verdict);
         }
         slot.verdict.get_or_insert(verdict);
         let waiter = slot.waiter.take();
@@ -416,8 +446,8 @@ pub struct Publication {
 }
 
 impl Publication {
-    /// Message `number` has come.
-    pub fn note_message(&self, number: u64) {
+    /// Messages from `number` on have come.
+    pub fn note_messages(&self, number: u64) {
         let options = &self.seat.channels.options;
         let Some(cache_ms) = options.cache_ms else { return };
         if let State::Live(session) = &mut *self.seat.channel.state.lock() {
@@ -454,7 +484,9 @@ fn note_age(ages: &mut VecDeque<(Millis, u64)>, now_ms: Millis, number: u64, cac
 
 impl Drop for Publication {
     fn drop(&mut self) {
-        let State::Live(session) = self.seat.change(State::Free, self.core) else { return };
+        let before = std::mem::replace(&mut *self.seat.channel.state.lock(), State::Free);
+        self.seat.tell(self.core);
+        let State::Live(session) = before else { return };
         if let Some(gatekeeper) = self.seat.channels.gatekeeper.get() {
             gatekeeper.ended(&session.running);
         }
@@ -515,20 +547,30 @@ mod tests {
         }
     }
 
+    fn accepted(id: &str) -> Verdict {
+        Verdict::Accept { stream_id: id.to_owned() }
+    }
+
     fn go_live(channels: &Arc<Channels>, channel: &str, key: &str) -> (Writer, Publication) {
+        let (writer, claim) = let_in(channels, channel, key);
+        let publication = claim.go_live(writer.object().clone(), None);
+        (writer, publication)
+    }
+
+    fn let_in(channels: &Arc<Channels>, channel: &str, key: &str) -> (Writer, Claim) {
         let claim = channels.claim(request(channel, key)).unwrap();
         let info = ObjectInfo::default();
         let mut writer = channels.store.begin_unnamed("channel", info, None).unwrap();
         writer.keep_messages(MessageWindow { bytes_max: 1 << 20, count_max: usize::MAX });
-        let publication = claim.go_live(writer.object().clone(), "id1".to_owned(), None);
-        (writer, publication)
+        claim.candidate.slot.lock().verdict = Some(accepted("id1"));
+        (writer, claim)
     }
 
     fn send(writer: &mut Writer, publication: &Publication, bytes: usize) {
         let chunk = vec![7; bytes];
         let end = MessageEnd { offset: writer.written() + bytes as u64, kind: MessageKind::Binary };
         writer.append_messages(&[IoSlice::new(&chunk)], &[end], Partial::Visible).unwrap();
-        publication.note_message(writer.object().messages().1 - 1);
+        publication.note_messages(writer.object().messages().1 - 1);
     }
 
     fn start_of(channels: &Arc<Channels>, key: &str) -> u64 {
@@ -641,12 +683,11 @@ mod tests {
             claim.ask();
             claim.poll_verdict(&mut Context::from_waker(Waker::noop()))
         };
-        let accepted = |id: &str| Poll::Ready(Verdict::Accept { stream_id: id.to_owned() });
         let refusing = "nobody is there to refuse";
-        assert_eq!(verdict("any"), accepted(""), "{refusing}");
+        assert_eq!(verdict("any"), Poll::Ready(accepted("")), "{refusing}");
         let gatekeeper: Arc<ByKey> = Arc::default();
         channels.set_gatekeeper(gatekeeper.clone());
-        assert_eq!(verdict("good"), accepted("s"));
+        assert_eq!(verdict("good"), Poll::Ready(accepted("s")));
         assert_eq!(verdict("bad"), Poll::Ready(Verdict::Deny));
         assert_eq!(verdict("dropped"), Poll::Ready(Verdict::Deny));
         // Whoever was accepted and did not begin has ended, also who did not wait for it.
@@ -677,5 +718,26 @@ mod tests {
         assert_eq!(channels.running()[0].stream_id, "id2");
         channels.kill("a", Some("id2"));
         assert!(is_killed());
+    }
+
+    /// Goal: who was let in and has not begun can be killed, asked about and renamed as well.
+    #[test]
+    fn a_kill_finds_who_is_about_to_begin() {
+        for (name, is_hit) in [(None, true), (Some("id2"), true), (Some("id1"), false)] {
+            let channels = channels(1000, None);
+            let (writer, claim) = let_in(&channels, "a", "k");
+            channels.rename("a", "id1", "id2");
+            assert_eq!(channels.running()[0].stream_id, "id2");
+            channels.kill("a", name);
+            let mut publication = claim.go_live(writer.object().clone(), None);
+            let mut context = Context::from_waker(Waker::noop());
+            assert_eq!(publication.poll_killed(0, &mut context).is_ready(), is_hit, "{name:?}");
+            assert_eq!(channels.running()[0].stream_id, "id2");
+        }
+        let channels = channels(1000, None);
+        let claim = channels.claim(request("a", "k")).unwrap();
+        channels.kill("a", None);
+        assert!(channels.running().is_empty(), "nobody has let it in yet");
+        drop(claim);
     }
 }

@@ -52,9 +52,6 @@ const TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nContent-Type: text/pl
 Content-Length: 37\r\nCache-Control: no-store\r\nAccess-Control-Allow-Origin: *\r\nConnection: close\r\n\r\n\
 the head did not arrive within limit\n";
 
-/// A close frame for WebSockets that a stop of the server ends: 1001 and a reason.
-const STOPPING: &[u8] = b"\x88\x18\x03\xe9the server is stopping";
-
 /// Serve a connection to its end.
 pub(super) async fn serve(core: Rc<Core>, socket: Socket, role: Role) {
     let socket = Rc::new(socket);
@@ -421,7 +418,6 @@ impl Connection {
         self.deadline.farewell(None);
         self.deadline.clear();
         self.send(before, 0, Then::Continue).await?;
-        self.deadline.parting(Some(STOPPING));
         let input = std::mem::take(&mut self.carry);
         let core = self.core.clone();
         let parted = upgrade::run(&core, upgrade, input, &self.socket, &self.deadline).await;

@@ -184,7 +184,7 @@ fn answer_alone(case: &Case<'_>, doors: Doors, out: &mut Vec<u8>) -> Option<Rout
     let path = upgrade::channel_path(case.core, case.request.target);
     match path {
         Some(path) if path.kind == RECEIVE && case.request.method == Method::Get => None,
-        Some(_) => Some(Route::Refuse(Reply::bare_bad_handshake())),
+        Some(path) => Some(Route::Refuse(upgrade::why_no_channel(case.core, &path))),
         None => Some(case.answer(&Reply::bare_not_found(), out)),
     }
 }

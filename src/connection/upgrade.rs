@@ -120,6 +120,15 @@ fn channel(case: &Case<'_>, path: &ChannelPath<'_>) -> Result<Route, Reply> {
     Ok(Route::Upgrade(Box::new(upgrade)))
 }
 
+/// The answer to a request of a channel that does not ask for a WebSocket.
+pub(super) fn why_no_channel(core: &Core, path: &ChannelPath<'_>) -> Reply {
+    match check_ids(core, path) {
+        Err(reply) => reply,
+        Ok(()) if is_kind(path.kind) => Reply::bare_bad_handshake(),
+        Ok(()) => Reply::unknown_kind(),
+    }
+}
+
 fn check_ids(core: &Core, path: &ChannelPath<'_>) -> Result<(), Reply> {
     let options = &core.egress.channels.options;
     if !options.is_id(path.channel) {

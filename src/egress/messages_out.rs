@@ -13,10 +13,11 @@ use crate::runtime::counters::Counter;
 use crate::runtime::deadlines::Deadline;
 use crate::runtime::socket::Socket;
 use crate::runtime::timers::{Beat, Pulse};
+use crate::runtime::worker::yield_now;
 use crate::store::{Object, Reader};
 use crate::wire::websocket::close_code::POLICY;
 use crate::wire::websocket::{
-    FrameHead, Opcode, Peer, PeerEvent, PeerLimits, Violation, close_frame,
+    FrameHead, Opcode, Peer, PeerEvent, PeerLimits, STOPPING, Violation, close_frame,
 };
 
 /// A longer message is sent in fragments of so many bytes: many clients limit the length of a frame.
@@ -72,6 +73,7 @@ impl<'a> MessagesOut<'a> {
         (pulse, beat): (Pulse, &'static [u8]),
         (head, mut input): (Vec<u8>, Vec<u8>),
     ) -> Result<MessagesOut<'a>, Over> {
+        deadline.parting(Some(STOPPING));
         let mut sender = Sender::new(egress, socket, deadline, BodyFraming::Length);
         sender.prefix = head;
         let limits = PeerLimits { message_bytes_max: HEARD_MESSAGE_BYTES_MAX, checks_text: false };
@@ -123,9 +125,24 @@ impl<'a> MessagesOut<'a> {
         Ok((!is_sent || frame_end < end).then_some(Unsent { frame_end, end }))
     }
 
+    /// Send such a message to its end.
+    pub(super) async fn whole_message(
+        &mut self,
+        kind: Opcode,
+        preamble: &[u8],
+        reader: &mut Reader,
+        end: u64,
+    ) -> Result<(), Over> {
+        match self.message(kind, preamble, reader, end)? {
+            Some(unsent) => self.finish(unsent, reader).await,
+            None => Ok(()),
+        }
+    }
+
     /// Send what is left of a message.
     pub(super) async fn finish(&mut self, unsent: Unsent, reader: &mut Reader) -> Result<(), Over> {
         let Unsent { mut frame_end, end } = unsent;
+        self.sender.give_turn().await;
         loop {
             let left = frame_end - reader.offset();
             self.payload(reader, left).await?;
@@ -225,7 +242,7 @@ impl<'a> MessagesOut<'a> {
         }
     }
 
-    /// Receive what the reader says, and answer it.
+    /// Receive what the reader says, and answer it. One that never stops does not stop the others.
     async fn hear(&mut self) -> Result<(), Over> {
         for _ in 0..RECEIVE_ROUNDS_MAX {
             let Some(answers) = self.receive()? else { return Ok(()) };
@@ -234,6 +251,7 @@ impl<'a> MessagesOut<'a> {
                 self.flush().await?;
             }
         }
+        yield_now().await;
         Ok(())
     }
 
@@ -275,6 +293,11 @@ impl<'a> MessagesOut<'a> {
         let mut words = std::mem::take(&mut self.sender.prefix);
         words.extend_from_slice(frame);
         words
+    }
+
+    /// End a reader that has lost what it was to get next.
+    pub(super) fn too_slow(&mut self) -> Over {
+        self.close(POLICY, "too slow: bytes that were to come next are gone")
     }
 
     /// End the connection with a close frame.

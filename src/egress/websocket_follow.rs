@@ -17,6 +17,7 @@ use bytes::Bytes;
 use super::Egress;
 use super::answer::late_start;
 use super::messages_out::{MessagesOut, Over};
+use crate::runtime::counters::Counter;
 use crate::runtime::deadlines::{Deadline, Phase};
 use crate::runtime::socket::Socket;
 use crate::runtime::timers::Pulse;
@@ -24,6 +25,8 @@ use crate::store::{Life, Message, MessageEnd, MessageKind, MessageLook, Object, 
 use crate::wire::websocket::close_code::{NORMAL, SERVER_ERROR};
 use crate::wire::websocket::{FrameHead, Opcode, Utf8};
 
+/// Where a message begins with a whole character is looked for in so many.
+const MESSAGES_LOOKED_AT_MAX: u64 = 64;
 /// An empty ping.
 const PING: &[u8] = &[0x89, 0];
 
@@ -65,9 +68,14 @@ async fn run(
         Some(at) => (Bytes::new(), at),
         None => late_start(&object),
     };
+    // In the middle of a trimmed text there may be the middle of a character.
+    let is_cut = start > 0 && preamble.is_empty();
+    let text_start = if is_cut { whole_message_from(&object, start) } else { Some(start) };
+    let is_text = !is_binary && preamble.is_empty() && text_start.is_some();
+    let start = text_start.filter(|_| is_text).unwrap_or(start);
     let mut place = Place { reader: out.reader(&object, start), next: 0, is_binary };
     out.watch_lag(&place.reader);
-    place.up_to_edge(&mut out, &preamble).await?;
+    place.up_to_edge(&mut out, &preamble, is_text).await?;
     let kind = if is_binary { Opcode::Binary } else { Opcode::Text };
     out.put(FrameHead::new(kind, true, 0).as_bytes());
     out.put(PING);
@@ -79,8 +87,14 @@ async fn run(
         }
         match look {
             MessageLook::Here(message) => place.send(&mut out, message).await?,
+            MessageLook::Forgotten { .. } if place.is_lost() => {
+                egress.counters.add(Counter::ReadersCutLag, 1);
+                return Err(out.too_slow());
+            }
             // It fell far behind: the boundaries are forgotten, the bytes are not.
-            MessageLook::Forgotten { .. } => place.up_to_edge(&mut out, &[]).await?,
+            MessageLook::Forgotten { .. } => {
+                place.up_to_edge(&mut out, &[], !is_binary).await?;
+            }
             MessageLook::NotYet => return Err(place.end(&mut out).await?),
         }
         out.watch_lag(&place.reader);
@@ -104,19 +118,21 @@ impl Place {
     }
 
     /// Everything up to the last message, as one message; none if that is nothing.
-    async fn up_to_edge(&mut self, out: &mut MessagesOut<'_>, preamble: &[u8]) -> Result<(), Over> {
+    async fn up_to_edge(
+        &mut self,
+        out: &mut MessagesOut<'_>,
+        preamble: &[u8],
+        is_text: bool,
+    ) -> Result<(), Over> {
         let edge = Edge::of(self.object());
         self.next = edge.next;
         if edge.end <= self.reader.offset() && preamble.is_empty() {
             return Ok(());
         }
-        let text_end = edge.text_end.filter(|_| !self.is_binary && preamble.is_empty());
+        let text_end = edge.text_end.filter(|_| is_text);
         let (kind, end) = text_end.map_or((Opcode::Binary, edge.end), |end| (Opcode::Text, end));
         let end = end.max(self.reader.offset());
-        match out.message(kind, preamble, &mut self.reader, end)? {
-            Some(unsent) => out.finish(unsent, &mut self.reader).await,
-            None => Ok(()),
-        }
+        out.whole_message(kind, preamble, &mut self.reader, end).await
     }
 
     async fn send(&mut self, out: &mut MessagesOut<'_>, message: Message) -> Result<(), Over> {
@@ -139,13 +155,16 @@ impl Place {
         }
     }
 
+    /// What it was to get next is trimmed away.
+    fn is_lost(&self) -> bool {
+        self.reader.offset() < self.object().head()
+    }
+
     /// The object is sealed, and its messages are sent: what was held back of them.
     async fn end(&mut self, out: &mut MessagesOut<'_>) -> Result<Over, Over> {
         let tail = self.object().tail();
-        if self.reader.offset() < tail
-            && let Some(unsent) = out.message(Opcode::Binary, &[], &mut self.reader, tail)?
-        {
-            out.finish(unsent, &mut self.reader).await?;
+        if self.reader.offset() < tail {
+            out.whole_message(Opcode::Binary, &[], &mut self.reader, tail).await?;
         }
         Ok(out.close(NORMAL, ""))
     }
@@ -153,6 +172,17 @@ impl Place {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<MessageLook> {
         self.reader.poll_message(self.next, context)
     }
+}
+
+/// The first kept message from `at` on that begins with a whole character, if there is one near.
+fn whole_message_from(object: &Object, at: u64) -> Option<u64> {
+    let (first, _) = object.messages();
+    (first..first + MESSAGES_LOOKED_AT_MAX).find_map(|number| match object.message(number) {
+        MessageLook::Here(message) if message.start >= at && message.pending_before == 0 => {
+            Some(message.start)
+        }
+        _ => None,
+    })
 }
 
 /// Where the messages of an object end now.
@@ -186,7 +216,10 @@ impl Edge {
             MessageKind::Binary => 0,
         };
         let end = last.offset;
-        let is_text = text_end.saturating_add(Utf8::PENDING_BYTES_MAX) >= end && text_end > 0;
+        // What is known of the last message says how much of it waits; of what was there before it
+        // nothing is known but that.
+        let held_back = if edge.is_some() { pending } else { Utf8::PENDING_BYTES_MAX };
+        let is_text = text_end.saturating_add(held_back) >= end && text_end > 0;
         let text_end = is_text.then(|| text_end.min(end.saturating_sub(pending)));
         Edge { next, end, text_end }
     }
@@ -208,10 +241,11 @@ mod tests {
         assert_eq!(edge(10, text(0), 10), Some(10));
         assert_eq!(edge(10, text(2), 8), Some(8), "a character has begun");
         assert_eq!(edge(10, text(2), 30), Some(8), "and was completed since");
-        assert_eq!(edge(10, MessageKind::Binary, 9), Some(9), "what was there before");
+        assert_eq!(edge(10, MessageKind::Binary, 9), None, "two bytes that are no text came last");
         assert_eq!(edge(10, text(0), 6), None);
         assert_eq!(edge(10, MessageKind::Binary, 0), None);
         assert_eq!(edge(2, MessageKind::Binary, 0), None, "short, and nobody looked");
+        assert_eq!(Edge::new(None, 9, 10).text_end, Some(9), "what was there before");
         let unknown = Edge::new(None, 0, 7);
         assert_eq!((unknown.next, unknown.end, unknown.text_end), (0, 7, None));
     }

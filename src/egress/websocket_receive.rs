@@ -125,11 +125,11 @@ struct Lag {
 }
 
 impl Lag {
-    /// `message` is the next one for the receiver.
+    /// `message` is the next one for the receiver; what comes behind it counts.
     fn is_too_far(&mut self, object: &Object, message: &Message) -> bool {
         let Some((next, last)) = object.message_edge() else { return false };
-        let overhead = (next - message.number) * MESSAGE_OVERHEAD_BYTES;
-        let bytes = last.offset - message.start + overhead;
+        let overhead = (next - message.number - 1) * MESSAGE_OVERHEAD_BYTES;
+        let bytes = last.offset - message.end + overhead;
         if bytes > self.bytes_max {
             return true;
         }

@@ -14,6 +14,8 @@ use crate::store::{News, NewsWait, Store, Writer};
 /// The sessions of active appenders, by object name; of all cores.
 #[derive(Default)]
 pub struct AppendSessions {
+    /// What is sealed has to be on disk.
+    is_durable: bool,
     table: Mutex<HashMap<String, Active>>,
     /// The server stops: nobody will come back.
     is_closed: AtomicBool,
@@ -30,6 +32,8 @@ struct Active {
 pub(super) struct Legacy {
     pub(super) writer: Writer,
     pub(super) watcher: Watcher,
+    /// As far as the object is on disk, where that is asked for.
+    pub(super) synced: u64,
 }
 
 /// What a connection finds of an earlier one of its session.
@@ -41,6 +45,10 @@ pub(super) enum Earlier {
 }
 
 impl AppendSessions {
+    pub fn new(is_durable: bool) -> Arc<AppendSessions> {
+        Arc::new(AppendSessions { is_durable, ..AppendSessions::default() })
+    }
+
     /// What an earlier connection of this session has left, or is told to leave.
     pub(super) fn look(&self, store: &Store, name: &str, session: &str) -> Earlier {
         let mut table = self.table.lock();
@@ -82,7 +90,21 @@ impl AppendSessions {
         let over: Vec<Active> = names.iter().filter_map(|name| table.remove(name)).collect();
         // Sealing may take its time.
         drop(table);
-        drop(over);
+        let legacies = over.into_iter().filter_map(|active| active.legacy);
+        legacies.for_each(|(legacy, _)| self.seal(*legacy));
+    }
+
+    /// Who comes next is told the length of the object, and takes it for kept.
+    fn seal(&self, legacy: Legacy) {
+        if self.is_durable {
+            let files = legacy.writer.files_from(legacy.synced);
+            let synced = files.map(|files| files.iter().try_for_each(|file| file.sync_data()));
+            if !matches!(synced, Ok(Ok(()))) {
+                let object = &legacy.writer.object().name;
+                tracing::error!(%object, "an object that was left by its appender cannot be synced");
+            }
+        }
+        drop(legacy);
     }
 }
 

@@ -51,6 +51,8 @@ pub(super) struct Intake {
 pub(super) struct Text {
     message: Utf8,
     whole: Utf8,
+    /// As far as readers may know of it: all is text up to this offset.
+    end: u64,
 }
 
 /// What one look at the socket brought.
@@ -58,6 +60,8 @@ pub(super) struct Text {
 struct Taken {
     /// The peer is there: a message or a pong.
     is_heard: bool,
+    /// Off the socket, with all that is no message.
+    received: u64,
     messages: u64,
     bytes: u64,
     is_closed: bool,
@@ -82,8 +86,10 @@ pub(super) enum Ended {
 pub(super) trait Door {
     /// The frame that says that this side is alive.
     fn beat(&mut self, intake: &Intake) -> impl Future<Output = Vec<u8>>;
-    /// Messages were appended.
-    fn note(&mut self, intake: &mut Intake);
+    /// So many messages were appended.
+    fn note(&mut self, intake: &mut Intake, messages: u64);
+    /// After so many bytes a beat is due, whatever the time.
+    fn beat_bytes(&self) -> u64;
     /// Ready when the door wants an end.
     fn poll_stop(&mut self, context: &mut Context<'_>) -> Poll<()>;
 }
@@ -103,16 +109,17 @@ impl Intake {
     /// Judge messages; `whole` has seen what the object had before, if that is known to be text, and
     /// `message` what the message before left of a character.
     pub(super) fn judge_text(&mut self, message: Utf8, whole: Utf8) {
-        self.text = Some(Text { message, whole });
+        self.text = Some(Text { message, whole, end: self.writer.object().text_end() });
     }
 
     /// Unmask, append, and show what was appended to who watches.
     fn take(&mut self, input: &mut [u8]) -> (Taken, Result<(), UploadError>) {
-        let mut taken = Taken::default();
+        let mut taken = Taken { received: input.len() as u64, ..Taken::default() };
         let mut pieces = Vec::new();
         let mut ends = Vec::new();
         let mut at = self.writer.written();
-        let (wanted, text) = (self.wanted, &mut self.text);
+        let (wanted, is_hidden) = (self.wanted, self.partial == Partial::Hidden);
+        let text = &mut self.text;
         let outcome = self.peer.push(input, &mut |event| match event {
             PeerEvent::Data { kind, bytes, is_last, .. } => {
                 taken.is_heard |= is_last;
@@ -121,12 +128,13 @@ impl Intake {
                 }
                 at += bytes.len() as u64;
                 taken.bytes += bytes.len() as u64;
-                text.iter_mut().for_each(|text| text.push(bytes));
+                text.iter_mut().for_each(|text| text.push(bytes, at, is_hidden));
                 if !bytes.is_empty() {
                     pieces.push(IoSlice::new(bytes));
                 }
                 if is_last {
-                    let kind = text.as_mut().map_or(MessageKind::Binary, Text::end_message);
+                    let kind =
+                        text.as_mut().map_or(MessageKind::Binary, |text| text.end_message(at));
                     ends.push(MessageEnd { offset: at, kind });
                 }
             }
@@ -136,22 +144,17 @@ impl Intake {
         });
         taken.violation = outcome.err();
         taken.messages = ends.len() as u64;
-        let appended = self.append(&pieces, &ends, at);
+        let appended = self.append(&pieces, &ends);
         taken.answers = self.peer.take_answers();
         (taken, appended)
     }
 
-    fn append(
-        &mut self,
-        pieces: &[IoSlice<'_>],
-        ends: &[MessageEnd],
-        end: u64,
-    ) -> Result<(), UploadError> {
+    fn append(&mut self, pieces: &[IoSlice<'_>], ends: &[MessageEnd]) -> Result<(), UploadError> {
         if pieces.is_empty() && ends.is_empty() {
             return Ok(());
         }
-        if let Some(text) = self.text.as_ref().filter(|text| text.whole.is_valid()) {
-            self.writer.set_text_end(end - u64::from(text.whole.pending()));
+        if let Some(text) = &self.text {
+            self.writer.set_text_end(text.end);
         }
         self.writer.append_messages(pieces, ends, self.partial)?;
         let noted = pieces.iter().try_for_each(|piece| self.watcher.note(piece, &mut self.writer));
@@ -214,15 +217,19 @@ fn count(ingest: &Ingest, taken: &Taken) {
 }
 
 impl Text {
-    fn push(&mut self, bytes: &[u8]) {
+    /// These bytes end at this offset.
+    fn push(&mut self, bytes: &[u8], at: u64, is_hidden: bool) {
         self.message.push(bytes);
-        if self.whole.is_valid() {
-            self.whole.push(bytes);
+        if self.whole.is_valid() && self.whole.push(bytes) && !is_hidden {
+            self.end = at - u64::from(self.whole.pending());
         }
     }
 
     /// A character may go on in the next message, as long as it is one.
-    fn end_message(&mut self) -> MessageKind {
+    fn end_message(&mut self, at: u64) -> MessageKind {
+        if self.whole.is_valid() {
+            self.end = at - u64::from(self.whole.pending());
+        }
         if self.message.is_valid() {
             return MessageKind::Text { pending: self.message.pending() };
         }
@@ -249,7 +256,7 @@ impl Link<'_> {
         mut input: Vec<u8>,
     ) -> (Intake, Ended) {
         let mut first = Some(intake.take_here(self.ingest, &mut input));
-        let mut turn_bytes = 0;
+        let (mut turn_bytes, mut unconfirmed) = (0, 0);
         loop {
             let received = match first.take() {
                 Some(first) => first.map(Some),
@@ -262,8 +269,9 @@ impl Link<'_> {
             };
             let outcome = match received {
                 Ok(Some(taken)) => {
-                    turn_bytes += taken.bytes;
-                    door.note(&mut intake);
+                    turn_bytes += taken.received;
+                    unconfirmed += taken.bytes;
+                    door.note(&mut intake, taken.messages);
                     self.attend(taken)
                 }
                 Ok(None) => {
@@ -272,14 +280,34 @@ impl Link<'_> {
                 }
                 Err(ended) => Err(ended),
             };
+            let outcome = match outcome {
+                Ok(()) if unconfirmed >= door.beat_bytes() => {
+                    unconfirmed = 0;
+                    self.beat(&intake, door).await
+                }
+                Ok(()) if turn_bytes > TURN_BYTES_MAX => {
+                    turn_bytes = 0;
+                    self.give_turn(&intake, door).await
+                }
+                outcome => outcome,
+            };
             if let Err(ended) = outcome {
                 return (intake, ended);
             }
-            if turn_bytes > TURN_BYTES_MAX {
-                // A fast peer never makes its core wait: let the others have their turn.
-                turn_bytes = 0;
-                yield_now().await;
-            }
+        }
+    }
+
+    /// A fast peer never makes its core wait: let the others have their turn, and look at what a wait
+    /// would have looked at.
+    async fn give_turn(&mut self, intake: &Intake, door: &mut impl Door) -> Result<(), Ended> {
+        yield_now().await;
+        let pulse = &mut self.pulse;
+        let aside = std::future::poll_fn(|context| Poll::Ready(poll_aside(pulse, door, context)));
+        match aside.await {
+            Poll::Ready(Ok(Beat::Speak)) => self.beat(intake, door).await,
+            Poll::Ready(Ok(Beat::Silent)) => Err(Ended::Silent),
+            Poll::Ready(Err(ended)) => Err(ended),
+            Poll::Pending => Ok(()),
         }
     }
 
@@ -322,11 +350,8 @@ impl Link<'_> {
             let mut writable = pin!(self.socket.writable());
             let (pulse, has_outbox) = (&mut self.pulse, !self.outbox.is_empty());
             std::future::poll_fn(|context| {
-                if door.poll_stop(context).is_ready() {
-                    return Poll::Ready(Err(Ended::Stopped));
-                }
-                if let Poll::Ready(beat) = pulse.poll_beat(context) {
-                    return Poll::Ready(Ok(Some(beat)));
+                if let Poll::Ready(aside) = poll_aside(pulse, door, context) {
+                    return Poll::Ready(aside.map(Some));
                 }
                 if readable.as_mut().poll(context).is_ready() {
                     return Poll::Ready(Ok(None));
@@ -340,17 +365,19 @@ impl Link<'_> {
         };
         match waited {
             Some(Beat::Silent) => Err(Ended::Silent),
-            Some(Beat::Speak) => {
-                if !intake.writer.object().is_open() {
-                    // Taken over or removed: the next append would say so.
-                    return Err(Ended::Stopped);
-                }
-                self.ingest.counters.add(Counter::Heartbeats, 1);
-                let frame = door.beat(intake).await;
-                self.send(&frame)
-            }
+            Some(Beat::Speak) => self.beat(intake, door).await,
             None => self.send(&[]),
         }
+    }
+
+    async fn beat(&mut self, intake: &Intake, door: &mut impl Door) -> Result<(), Ended> {
+        if !intake.writer.object().is_open() {
+            // Taken over or removed: the next append would say so.
+            return Err(Ended::Stopped);
+        }
+        self.ingest.counters.add(Counter::Heartbeats, 1);
+        let frame = door.beat(intake).await;
+        self.send(&frame)
     }
 
     /// A failure of the storage is ours: count it and say it. What else ends an upload is the peer's.
@@ -380,6 +407,18 @@ impl Link<'_> {
         words.extend_from_slice(&frame);
         words
     }
+}
+
+/// What a door and a pulse want, beside messages.
+fn poll_aside(
+    pulse: &mut Pulse,
+    door: &mut impl Door,
+    context: &mut Context<'_>,
+) -> Poll<Result<Beat, Ended>> {
+    if door.poll_stop(context).is_ready() {
+        return Poll::Ready(Err(Ended::Stopped));
+    }
+    pulse.poll_beat(context).map(Ok)
 }
 
 fn code_of(error: &UploadError) -> u16 {

@@ -25,12 +25,14 @@ use crate::store::{
     Visibility, WriteRule, Writer,
 };
 use crate::wire::media_type;
-use crate::wire::websocket::{Opcode, Utf8, control_frame};
+use crate::wire::websocket::{Opcode, STOPPING, Utf8, control_frame};
 
 /// Messages whose ends are remembered for followers that fall behind, with 8 bytes each.
 const MESSAGES_KEPT_MAX: usize = 1 << 18;
 /// What an object has is looked through for text up to this; a longer one is taken for binary.
 const TEXT_CHECK_BYTES_MAX: u64 = 64 << 20;
+/// An appender that keeps what is not confirmed hears of it after so many bytes, for its room is small.
+const CONFIRMED_AFTER_BYTES: u64 = 4 << 20;
 /// How often a connection looks whether the one before it has handed over.
 const LEGACY_LOOKS_MAX: usize = 100;
 const LEGACY_LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -57,11 +59,12 @@ pub async fn append(
 ) -> Result<Vec<u8>, UploadError> {
     let Append { name, session, mut head } = append;
     deadline.phase(Phase::Uploading);
-    let Legacy { writer, watcher } = begin(ingest, &name, session.as_deref()).await?;
+    let Legacy { writer, watcher, synced } = begin(ingest, &name, session.as_deref()).await?;
     let session = session.map(|session| ingest.append_sessions.enter(&name, &session));
     ingest.counters.add(Counter::WebsocketAppenders, 1);
-    let length = writer.object().tail();
-    if session.is_some() {
+    let mut door = Appending { ingest, session, synced };
+    if door.session.is_some() {
+        let length = door.confirmed(&writer).await?;
         head.extend_from_slice(format!("{OFFSET}: {length}\r\n").as_bytes());
     }
     head.extend_from_slice(b"\r\n");
@@ -69,10 +72,11 @@ pub async fn append(
     let options = &ingest.options;
     let pulse = Pulse::new(options.ping_interval_s, Some(options.append_idle_timeout_s));
     let mut link = Link { ingest, socket, pulse, outbox: head };
-    let mut door = Appending { ingest, session, synced: length };
+    deadline.parting(Some(STOPPING));
     let (intake, ended) = link.run(intake, &mut door, input).await;
     let is_lost = matches!(ended, Ended::PeerGone | Ended::Silent | Ended::Stopped);
-    let legacy = Legacy { writer: intake.writer, watcher: intake.watcher };
+    let Intake { writer, watcher, .. } = intake;
+    let legacy = Legacy { writer, watcher, synced: door.synced };
     let finished = match door.leave(legacy, is_lost) {
         Some(legacy) => finish(ingest, legacy).await,
         None => Ok(()),
@@ -97,7 +101,7 @@ async fn begin_intake(ingest: &Ingest, writer: Writer, watcher: Watcher) -> Inta
     let is_atomic = matches!(watcher, Watcher::Nobody);
     let partial = if is_atomic { Partial::Hidden } else { Partial::Visible };
     let (writer, whole) = look_through(ingest, writer).await;
-    let message = begun_character(&writer);
+    let message = if whole.is_valid() { whole } else { begun_character(&writer) };
     let bytes_max = ingest.options.append_message_bytes_max;
     let mut intake = Intake::new(writer, watcher, (Wanted::All, partial), bytes_max);
     intake.judge_text(message, whole);
@@ -132,7 +136,8 @@ async fn begin(ingest: &Ingest, name: &str, session: Option<&str>) -> Result<Leg
     let mut writer = resume(ingest, name).await?;
     writer.keep_messages(MessageWindow { bytes_max: u64::MAX, count_max: MESSAGES_KEPT_MAX });
     let class = media_type::class_of(name, writer.object().info.header("Content-Type"));
-    Ok(Legacy { writer, watcher: Watcher::new(feed, class) })
+    let synced = writer.object().tail();
+    Ok(Legacy { writer, watcher: Watcher::new(feed, class), synced })
 }
 
 /// Take over from an earlier connection, if there is one.
@@ -240,7 +245,11 @@ impl Door for Appending<'_> {
         }
     }
 
-    fn note(&mut self, _intake: &mut Intake) {}
+    fn note(&mut self, _intake: &mut Intake, _messages: u64) {}
+
+    fn beat_bytes(&self) -> u64 {
+        if self.session.is_some() { CONFIRMED_AFTER_BYTES } else { u64::MAX }
+    }
 
     fn poll_stop(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let core = self.ingest.core;

@@ -23,6 +23,7 @@ use crate::runtime::deadlines::{Deadline, Phase};
 use crate::runtime::socket::Socket;
 use crate::runtime::timers::{self, Pulse};
 use crate::store::{MessageLook, MessageWindow, ObjectInfo, Partial};
+use crate::wire::websocket::STOPPING;
 
 /// Who decides on publishers has so much time.
 const VERDICT_S_MAX: u64 = 20;
@@ -61,13 +62,14 @@ pub async fn publish(
     let name = request.channel.clone();
     let claim = ingest.channels.claim(request).ok_or(PublishError::AlreadyPublishing)?;
     deadline.phase(Phase::Waiting);
-    let stream_id = verdict(&claim, socket).await?;
+    verdict(&claim, socket).await?;
     deadline.phase(Phase::Uploading);
-    let (intake, publication) = begin(ingest, claim, &name, stream_id).await?;
+    let (intake, publication) = begin(ingest, claim, &name).await?;
     ingest.counters.add(Counter::WebsocketPublishers, 1);
     let options = &ingest.channels.options;
     let pulse = Pulse::new(options.heartbeat_interval_s, Some(options.silence_timeout_s));
     let mut link = Link { ingest, socket, pulse, outbox: head };
+    deadline.parting(Some(STOPPING));
     let mut door = Publishing { core: ingest.core, publication };
     let (intake, ended) = link.run(intake, &mut door, input).await;
     let is_orderly = matches!(ended, Ended::Closed(_));
@@ -78,7 +80,7 @@ pub async fn publish(
     Ok(link.last_words(&ended))
 }
 
-async fn verdict(claim: &Claim, socket: &Socket) -> Result<String, PublishError> {
+async fn verdict(claim: &Claim, socket: &Socket) -> Result<(), PublishError> {
     claim.ask();
     let mut peer_gone = pin!(socket.peer_gone());
     let decided = std::future::poll_fn(|context| {
@@ -88,7 +90,7 @@ async fn verdict(claim: &Claim, socket: &Socket) -> Result<String, PublishError>
         peer_gone.as_mut().poll(context).map(|()| Err(PublishError::PeerGone))
     });
     match timers::within(Duration::from_secs(VERDICT_S_MAX), decided).await {
-        Some(Ok(Verdict::Accept { stream_id })) => Ok(stream_id),
+        Some(Ok(Verdict::Accept { .. })) => Ok(()),
         Some(Err(error)) => Err(error),
         Some(Ok(Verdict::Deny)) | None => Err(PublishError::InvalidKey),
     }
@@ -98,7 +100,6 @@ async fn begin(
     ingest: &Ingest,
     claim: Claim,
     name: &str,
-    stream_id: String,
 ) -> Result<(Intake, Publication), PublishError> {
     let feed = ingest.packager.feed_of_channel(name).map_err(UploadError::Refused)?;
     let (store, core) = (ingest.store.clone(), Some(ingest.core));
@@ -110,8 +111,8 @@ async fn begin(
     let bytes_max = options.kept_bytes_max();
     writer.keep_messages(MessageWindow { bytes_max, count_max: usize::MAX });
     let object = writer.object().clone();
-    tracing::info!(channel = name, stream_id, "a publisher was let in");
-    let publication = claim.go_live(object, stream_id, core);
+    tracing::info!(channel = name, "a publisher was let in");
+    let publication = claim.go_live(object, core);
     let watcher = feed.map_or(Watcher::Nobody, |feed| Watcher::Feed(Box::new(feed)));
     let rule = (Wanted::Binary, Partial::Visible);
     Ok((Intake::new(writer, watcher, rule, options.message_bytes_max), publication))
@@ -136,16 +137,22 @@ impl Door for Publishing {
         HEARTBEAT.to_vec()
     }
 
-    fn note(&mut self, intake: &mut Intake) {
+    fn note(&mut self, intake: &mut Intake, messages: u64) {
         let object = Arc::clone(intake.writer.object());
         let (first, next) = object.messages();
-        self.publication.note_message(next.saturating_sub(1));
+        if messages > 0 {
+            self.publication.note_messages(next - messages);
+        }
         if let MessageLook::Here(message) = object.message(first) {
             intake.writer.keep_from(message.start);
             if matches!(intake.watcher, Watcher::Nobody) {
                 intake.writer.trim(message.start);
             }
         }
+    }
+
+    fn beat_bytes(&self) -> u64 {
+        u64::MAX
     }
 
     fn poll_stop(&mut self, context: &mut Context<'_>) -> Poll<()> {

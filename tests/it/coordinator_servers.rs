@@ -3,7 +3,9 @@
 
 use std::net::SocketAddr;
 
-use crate::client::ask;
+use rustix::process::Signal;
+
+use crate::client::{Client, ask};
 use crate::coordinator_kit::{
     COMMANDS, COMMANDS_LINE, HookServer, Peer, Program, about, field, token,
 };
@@ -190,4 +192,19 @@ fn an_origin_can_be_the_coordinator_too() {
         client.send(handshake("/cam/k/publish", ""));
         client.head().status == 101
     });
+}
+
+/// Goal: a publisher that waits for its verdict when the origin stops has not been upgraded, and gets no
+/// frame. Method: a coordinator whose hook never answers.
+#[test]
+fn a_stop_says_nothing_to_who_still_waits() {
+    let hook = HookServer::start(|_, _| None);
+    let program = coordinator(&format!("key_verification = {{ url = {:?} }}\n", hook.url));
+    let server = origin(&program);
+    let mut waiting = Client::connect(server.address);
+    waiting.send(handshake("/cam/k/publish", ""));
+    hook.wait_for(1);
+    server.signal(Signal::TERM);
+    let (bytes, _) = waiting.read_to_end();
+    assert!(bytes.is_empty() || bytes.starts_with(b"HTTP/1.1 "), "{bytes:?}");
 }

@@ -15,7 +15,7 @@ use crate::server::{Server, Setup, wait_until};
 use crate::websocket_client::{
     ACCEPT, APPEND, BINARY, CONTINUATION, Closing, Event, FIN, Frame, KEY, NO_CODE, PING, PONG,
     TEXT, WebSocket, accepted, appender, assert_refused, assert_sealed, close_payload, frame,
-    handshake, pump, refused, tail, until_sealed,
+    handshake, on, pump, refused, tail, until_sealed,
 };
 
 const ACTIVE: (u16, &str) = (403, "addWriter: path already has an active writer\n");
@@ -845,5 +845,34 @@ fn appenders_that_leave_do_no_harm() {
     // A reset may overtake the data before it.
     for target in ["/leaves/1", "/leaves/2"] {
         get(server.address, target).assert_body(200, "data".repeat(100).as_bytes());
+    }
+}
+
+/// Goal: a peer that sends without a pause, whatever it sends, leaves its core to others. Method: one
+/// core, pongs and empty messages without end from appender, publisher, follower and receiver, and plain
+/// requests meanwhile.
+#[test]
+fn a_flood_of_frames_stops_nobody() {
+    let server = Setup::new().cores(1).start();
+    let address = server.address;
+    put(address, "/small", b"small");
+    let mut witness = appender(address, "/log");
+    witness.text("x");
+    drop(tail(address, "/log", b"x"));
+    let pong = frame(FIN | PONG, [1, 2, 3, 4], b"");
+    let (text, binary) = (frame(FIN | TEXT, [0; 4], b""), frame(FIN | BINARY, [0; 4], b""));
+    let floods = [
+        (appender(address, "/flood"), &pong),
+        (appender(address, "/empty"), &text),
+        (on(address, "cam/k", "publish"), &binary),
+        (on(address, "cam/k", "receive"), &text),
+        (WebSocket::open(address, "/log", ""), &pong),
+    ];
+    for (mut socket, bytes) in floods {
+        let block = bytes.repeat(4096);
+        thread::spawn(move || while socket.try_send_raw(&block).is_ok() {});
+    }
+    for _ in 0..50 {
+        get(address, "/small").assert_body(200, b"small");
     }
 }

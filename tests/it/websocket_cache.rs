@@ -9,7 +9,8 @@ use std::time::Duration;
 use crate::client::{Chunk, Client, End, Noise, assert_same, get};
 use crate::server::{Server, Setup, wait_until};
 use crate::websocket_client::{
-    WebSocket, chunk, chunks_to_end, handshake, number_of, numbered, on, publish, publish_when_free,
+    BINARY, FIN, WebSocket, chunk, chunks_to_end, frame, handshake, number_of, numbered, on,
+    publish, publish_when_free,
 };
 
 const PLACE: &str = "cam/key";
@@ -148,6 +149,40 @@ fn the_cache_is_limited_by_time() {
         count += 2;
         first > 0 && cached
     });
+}
+
+/// Goal: the cache by time has all chunks of a burst, and a heartbeat makes none younger. Method: six
+/// chunks in one write, three seconds after the first; then three seconds of heartbeats.
+#[test]
+fn a_burst_is_as_young_as_its_last_chunk() {
+    let server = Setup::new().key("channels.cache_s", "2").start();
+    let mut publisher = publisher(server.address);
+    let mut witness = receiver(server.address);
+    publish_numbers(&mut publisher, &mut witness, 0..1, 20);
+    thread::sleep(Duration::from_secs(3));
+    let frames = (1..7).map(|number| frame(FIN | BINARY, [1, 2, 3, 4], &numbered(number, 20)));
+    publisher.raw(frames.collect::<Vec<_>>().concat());
+    assert_numbers(&mut witness, 1..7);
+    let mut late = receiver(server.address);
+    assert_numbers(&mut late, 1..7);
+    for _ in 0..6 {
+        thread::sleep(Duration::from_millis(500));
+        publisher.text("h");
+    }
+    let mut later = receiver(server.address);
+    publish_numbers(&mut publisher, &mut witness, 7..8, 20);
+    assert_numbers(&mut later, 7..8);
+}
+
+/// Goal: one chunk that is longer than the lag is no lag.
+#[test]
+fn a_long_chunk_is_no_lag() {
+    let setup = Setup::new().key("channels.lag_bytes_max", "1000000");
+    let server = setup.key("channels.on_lag", "\"close\"").start();
+    let mut publisher = publisher(server.address);
+    let mut witness = receiver(server.address);
+    publish_numbers(&mut publisher, &mut witness, 0..1, 20);
+    publish_numbers(&mut publisher, &mut witness, 1..4, 3_000_000);
 }
 
 /// Goal: without a cache a newcomer gets what comes after it, all of it.

@@ -571,6 +571,50 @@ fn followers_that_leave_do_no_harm() {
         .assert_body(200, (0..count).map(line).collect::<String>().as_bytes());
 }
 
+/// Goal: two bytes that are no text at the end of a text are not held back as the beginning of a
+/// character, nor sent as text.
+#[test]
+fn a_short_binary_end_is_no_text() {
+    let server = Server::start();
+    let mut appender = appender(server.address, "/mixed");
+    appender.text("abcdefghij");
+    drop(tail(server.address, "/mixed", b"abcdefghij"));
+    appender.send(FIN | BINARY, b"\xff\xfe");
+    drop(tail(server.address, "/mixed", b"abcdefghij\xff\xfe"));
+    let mut late = follower(server.address, "/mixed");
+    let whole = Message { opcode: BINARY, payload: b"abcdefghij\xff\xfe".to_vec() };
+    assert_eq!((late.message(), late.message()), (whole, Message::text("")));
+    appender.text("hello");
+    assert_eq!(late.message(), Message::text("hello"));
+}
+
+/// Goal: who comes late to a text whose beginning is gone gets text, from a whole character on. Method: a
+/// window, and messages that cut characters.
+#[test]
+fn a_trimmed_text_begins_with_a_whole_character() {
+    let server = Setup::new()
+        .key("store.extent_bytes", "65536")
+        .table("[[retention]]\nprefix = \"/cam/\"\nwindow_bytes = 131072")
+        .start();
+    let mut appender = appender(server.address, "/cam/log");
+    let mut witness = joined(server.address, "/cam/log", b"");
+    let text = "€".repeat(1000);
+    let mut sent = 0;
+    while sent < 1 << 20 {
+        let (head, rest) = text.as_bytes().split_at(1000);
+        appender.send(FIN | TEXT, head);
+        appender.send(FIN | TEXT, rest);
+        sent += text.len();
+        assert_eq!(bytes_of(&mut witness, text.len()).len(), text.len());
+    }
+    let mut late = follower(server.address, "/cam/log");
+    let first = late.message();
+    assert_eq!(first.opcode, TEXT);
+    let shown = std::str::from_utf8(&first.payload).expect("text is UTF-8");
+    assert!(shown.len() > 65536 && shown.chars().all(|letter| letter == '€'), "{}", shown.len());
+    end_of(appender);
+}
+
 // What a follower says.
 
 /// Goal: a follower is pinged from the start, and need not answer. Method: six pings a second apart,

@@ -4,7 +4,7 @@
 use crate::client::Client;
 use crate::server::{Server, Setup, wait_until};
 use crate::websocket_client::{
-    APPEND, Event, Message, TEXT, WebSocket, assert_sealed, handshake, refused, tail,
+    APPEND, Event, FIN, Message, TEXT, WebSocket, assert_sealed, handshake, refused, tail,
 };
 use crate::websocket_follow::{assert_ends, follower, opening};
 
@@ -74,4 +74,41 @@ fn a_stop_seals_what_a_session_left() {
     let server = server.restart();
     assert_ends(&mut follower, &[]);
     assert_sealed(server.address, "/log", b"stored");
+}
+
+/// Goal: an appender that keeps what is not confirmed hears of it before its room is full, whatever the
+/// interval of pings.
+#[test]
+fn many_bytes_are_confirmed_at_once() {
+    let server = Setup::new().key("append.ping_interval_s", "20").start();
+    let (mut appender, _) = session(&server, "/much", "a1");
+    let message = "x".repeat(1 << 20);
+    for _ in 0..6 {
+        appender.text(&message);
+    }
+    let Event::Ping(payload) = appender.event() else { panic!("not a ping") };
+    let length: u64 = String::from_utf8(payload).unwrap().parse().unwrap();
+    assert!((4 << 20..6 << 20).contains(&length), "{length}");
+}
+
+/// Goal: what is text stays text for late followers, though a connection was lost in the middle of a
+/// message, and of a character.
+#[test]
+fn text_goes_on_after_a_loss_inside_a_message() {
+    let server = Server::start();
+    let (mut first, _) = session(&server, "/text", "a1");
+    let text = "twelve euro: €".as_bytes();
+    let cut = text.len() - 2;
+    first.send(FIN | TEXT, &text[..cut]);
+    drop(tail(server.address, "/text", &text[..cut]));
+    first.send(TEXT, b"\x82\xac lost");
+    drop(first);
+    let (mut second, length) = session(&server, "/text", "a1");
+    assert_eq!(length, cut as u64);
+    second.send(FIN | TEXT, &text[cut..]);
+    second.text(", and not a cent more");
+    let whole = "twelve euro: €, and not a cent more";
+    drop(tail(server.address, "/text", whole.as_bytes()));
+    let mut late = follower(server.address, "/text");
+    assert_eq!(late.message(), Message::text(whole));
 }

@@ -16,6 +16,9 @@ pub mod close_code {
     pub const SERVER_ERROR: u16 = 1011;
 }
 
+/// A close frame for WebSockets that a stop of the server ends: 1001 and a reason.
+pub const STOPPING: &[u8] = b"\x88\x18\x03\xe9the server is stopping";
+
 pub(super) const LAST_BIT: u8 = 0x80;
 /// Of the second byte: a length of two bytes follows, or one of eight.
 pub(super) const LENGTH_IN_2: u8 = 126;

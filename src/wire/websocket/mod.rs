@@ -16,8 +16,8 @@ mod violation;
 mod websocket_handshake;
 
 pub use frame_head::{
-    CONTROL_BYTES_MAX, FRAME_HEAD_BYTES_MAX, FrameHead, Opcode, REASON_BYTES_MAX, close_code,
-    close_frame, control_frame,
+    CONTROL_BYTES_MAX, FRAME_HEAD_BYTES_MAX, FrameHead, Opcode, REASON_BYTES_MAX, STOPPING,
+    close_code, close_frame, control_frame,
 };
 pub use peer::{ANSWERS_BYTES_MAX, ControlPayload, MessageKind, Peer, PeerEvent, PeerLimits};
 pub use unmask::unmask;
