@@ -89,6 +89,10 @@ impl Reply {
         Reply::new(400, "the name of an object does not end in a slash: add a file name").closing()
     }
 
+    pub fn no_name() -> Reply {
+        Reply::new(400, "no object can have this name").closing()
+    }
+
     pub fn name_is_reserved() -> Reply {
         Reply::new(403, "names below /.headwater/ are the server's own").closing()
     }
@@ -283,7 +287,7 @@ impl Reply {
 
     fn of_begin(error: &BeginError) -> Reply {
         match error {
-            BeginError::NoName => Reply::new(400, "no object can have this name"),
+            BeginError::NoName => Reply::no_name(),
             BeginError::BelowObject => Reply::new(
                 409,
                 "a part of the path is an object itself: choose another name or delete that one",

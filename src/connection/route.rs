@@ -22,7 +22,9 @@ use crate::ingest::websocket_append::OFFSET;
 use crate::runtime::clock;
 use crate::runtime::counters::Counter;
 use crate::runtime::socket::Socket;
-use crate::store::{Life, NAME_BYTES_MAX, NAME_PART_BYTES_MAX, Object, fits_file_system};
+use crate::store::{
+    Life, NAME_BYTES_MAX, NAME_PART_BYTES_MAX, Object, fits_file_system, is_object_name,
+};
 use crate::wire::http1::{
     BodyDecoder, Framing, HeadWriter, Method, Request, Target, Version, etag_list_matches,
     parse_target,
@@ -198,6 +200,10 @@ pub(super) fn check_name(name: &str) -> Result<(), Reply> {
     }
     if name == ".headwater" || name.starts_with(".headwater/") {
         return Err(Reply::name_is_reserved());
+    }
+    // What normalising leaves is sound, but for what stands before a question mark of its own.
+    if name.contains('?') && !is_object_name(name) {
+        return Err(Reply::no_name());
     }
     Ok(())
 }
@@ -489,5 +495,28 @@ pub(super) fn log_storage(core: &Core, name: &str, error: &UploadError) {
     match cause {
         StorageError::NoSpace(cause) => tracing::warn!(object = name, %cause, "storage is full"),
         other => tracing::error!(object = name, error = %other, "storage failed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::http1::parse_target;
+
+    proptest::proptest! {
+        /// What passes here the store can have as a name.
+        #[test]
+        fn a_checked_name_is_one_of_the_store(
+            target in "/([/.%a2eEfF3?#:]|%3F|%2e|\\.headwater|é){0,20}",
+            is_query_in_name: bool,
+        ) {
+            let Ok(target) = parse_target(&target) else { return Ok(()) };
+            let mut name = target.name.into_owned();
+            if let Some(query) = target.query.filter(|_| is_query_in_name) {
+                name = format!("{name}?{query}");
+            }
+            let is_checked = !name.is_empty() && check_name(&name).is_ok();
+            proptest::prop_assert!(!is_checked || is_object_name(&name), "{name:?}");
+        }
     }
 }

@@ -301,7 +301,7 @@ pub fn fits_file_system(name: &str) -> bool {
 
 /// True if `name` can be an object: a normalised relative path outside the store's own folder.
 /// Doors check what peers send; this is the same rule on the other side of the boundary.
-pub(super) fn is_object_name(name: &str) -> bool {
+pub fn is_object_name(name: &str) -> bool {
     let path = name.split_once('?').map_or(name, |(path, _)| path);
     let parts_are_sound =
         path.split('/').all(|part| !part.is_empty() && part != "." && part != "..");

@@ -31,7 +31,9 @@ pub use digest::{Base, Fingerprint};
 pub use directory::{Gauges, NewObject, Store, StoreOptions, Visibility, WriteRule};
 pub use error::{BeginError, RemoveError, StorageError, WriteError};
 pub use extent::ReadAt;
-pub use format::{NAME_BYTES_MAX, NAME_PART_BYTES_MAX, RECORD_BYTES_MAX, Record, fits_file_system};
+pub use format::{
+    NAME_BYTES_MAX, NAME_PART_BYTES_MAX, RECORD_BYTES_MAX, Record, fits_file_system, is_object_name,
+};
 pub use messages::{
     MESSAGE_OVERHEAD_BYTES, Message, MessageEnd, MessageKind, MessageLook, MessageWindow, Partial,
 };
