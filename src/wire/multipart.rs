@@ -1,4 +1,5 @@
-//! `multipart/byteranges` (RFC 9110 §14.6): what goes between the parts, and how long it all is.
+//! Bodies of several parts: `multipart/byteranges` (RFC 9110 §14.6), what goes between its parts and how
+//! long it all is; `multipart/x-mixed-replace`, of which each part replaces the one before.
 
 /// The layout of an answer with several ranges.
 pub struct Byteranges {
@@ -40,6 +41,25 @@ impl Byteranges {
     }
 }
 
+/// Pictures that replace each other, without an end.
+///
+/// The delimiter goes out behind each picture at once: a browser shows a picture when it sees that it
+/// is over, and would else be one behind.
+pub struct MixedReplace;
+
+impl MixedReplace {
+    pub const CONTENT_TYPE: &str = "multipart/x-mixed-replace; boundary=headwater-picture";
+    /// In front of the first part.
+    pub const BEGIN: &[u8] = b"--headwater-picture\r\n";
+    /// Behind each part.
+    pub const NEXT: &[u8] = b"\r\n--headwater-picture\r\n";
+
+    /// What stands in front of a picture's bytes.
+    pub fn part_head(content_type: &str, length: u64) -> String {
+        format!("Content-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,5 +72,21 @@ mod tests {
             parts.iter().map(|(s, e)| ranges.part_head(*s, *e).len() as u64 + e - s).sum();
         assert_eq!(ranges.length(&parts), written + ranges.close().len() as u64);
         assert!(ranges.part_head(50, 100).contains("Content-Range: bytes 50-99/100\r\n"));
+    }
+
+    #[test]
+    fn each_picture_ends_with_the_next_delimiter() {
+        let picture = |name: &str| MixedReplace::part_head("image/jpeg", name.len() as u64) + name;
+        let mut body = MixedReplace::BEGIN.to_vec();
+        for name in ["one", "two!"] {
+            body.extend(picture(name).as_bytes());
+            body.extend(MixedReplace::NEXT);
+        }
+        let boundary = MixedReplace::CONTENT_TYPE.split_once("boundary=").unwrap().1;
+        let text = String::from_utf8(body).unwrap();
+        let delimiter = format!("--{boundary}\r\n");
+        let parts: Vec<&str> = text.split(&delimiter).collect();
+        assert_eq!((parts.len(), parts[0], parts[3]), (4, "", ""));
+        assert_eq!(parts[2], "Content-Type: image/jpeg\r\nContent-Length: 4\r\n\r\ntwo!\r\n");
     }
 }
