@@ -6,8 +6,9 @@
 //!
 //! `packet` (heads, clocks), `tables` (sections), `program` (PMT), `elementary` and
 //! `parameter_sets` (a look into the streams), `demux` (what each packet means), `ts_scanner`
-//! (packets from bytes).
+//! (packets from bytes), `aligner` (whole packets from bytes of any source).
 
+mod aligner;
 mod demux;
 mod elementary;
 mod packet;
@@ -16,6 +17,7 @@ mod program;
 mod tables;
 mod ts_scanner;
 
+pub use aligner::PacketAligner;
 pub use demux::{Fault, Found};
 pub use packet::{
     CLOCK_HZ, CLOCK_WRAP, ContinuityRewriter, PACKET_BYTES, Packet, PacketHead, PesTimes, pcr,
