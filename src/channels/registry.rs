@@ -507,21 +507,7 @@ mod tests {
     static NOW_MS: AtomicU64 = AtomicU64::new(1_000_000);
 
     fn channels(cache_bytes_max: u64, cache_ms: Option<u64>) -> Arc<Channels> {
-        let store = Store::open(StoreOptions {
-            data: None,
-            extent_bytes: 4096,
-            keep_aborted: false,
-            objects_max: 10,
-            object_bytes_max: 1 << 20,
-            open_files_max: 10,
-            mappings_max: 10,
-            body_cache_bytes_max: 0,
-            total_bytes_max: None,
-            watched_names_max: 1,
-            retention: Vec::new(),
-            clock: || 1,
-            signal: Box::new(|_core, list| list.fire()),
-        });
+        let store = Store::open(StoreOptions::in_memory());
         let options = Options {
             cache_bytes_max,
             cache_ms,

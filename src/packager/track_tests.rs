@@ -14,22 +14,7 @@ use crate::store::{
 };
 
 pub(super) fn store_in_memory() -> Arc<Store> {
-    Store::open(StoreOptions {
-        data: None,
-        extent_bytes: 4096,
-        keep_aborted: false,
-        objects_max: 100_000,
-        object_bytes_max: 1 << 20,
-        open_files_max: 10,
-        mappings_max: 10,
-        body_cache_bytes_max: 0,
-        total_bytes_max: None,
-        watched_names_max: 1,
-        retention: Vec::new(),
-        clock: || 1,
-        signal: Box::new(|_core, list| list.fire()),
-    })
-    .unwrap()
+    Store::open(StoreOptions::in_memory()).unwrap()
 }
 
 pub(super) fn upload(store: &Arc<Store>, name: &str) -> Writer {

@@ -56,6 +56,28 @@ pub struct StoreOptions {
     pub signal: Box<Signal>,
 }
 
+#[cfg(test)]
+impl StoreOptions {
+    /// What most tests need: small, and nothing on disk.
+    pub(crate) fn in_memory() -> StoreOptions {
+        StoreOptions {
+            data: None,
+            extent_bytes: 4096,
+            keep_aborted: false,
+            objects_max: 100_000,
+            object_bytes_max: 1 << 20,
+            open_files_max: 10,
+            mappings_max: 10,
+            body_cache_bytes_max: 0,
+            total_bytes_max: None,
+            watched_names_max: 1,
+            retention: Vec::new(),
+            clock: || 1,
+            signal: Box::new(|_core, list| list.fire()),
+        }
+    }
+}
+
 /// When readers see a new version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Visibility {
@@ -912,18 +934,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(StoreOptions {
             data: Some(folder.path().to_owned()),
-            extent_bytes: 4096,
-            keep_aborted: false,
-            objects_max: 10,
-            object_bytes_max: 1 << 20,
             open_files_max: 1,
             mappings_max: 1,
-            body_cache_bytes_max: 0,
-            total_bytes_max: None,
-            watched_names_max: 1,
-            retention: Vec::new(),
-            clock: || 1,
-            signal: Box::new(|_core, list| list.fire()),
+            ..StoreOptions::in_memory()
         })
         .unwrap();
         type End = fn(&Arc<Store>, Writer);

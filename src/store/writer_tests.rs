@@ -29,17 +29,13 @@ pub(super) fn options(data: Option<PathBuf>) -> StoreOptions {
     StoreOptions {
         data,
         extent_bytes: EXTENT_BYTES,
-        keep_aborted: false,
-        objects_max: 1000,
         object_bytes_max: 1 << 30,
         open_files_max: 2,
         mappings_max: 2,
         body_cache_bytes_max: 1 << 20,
-        total_bytes_max: None,
         watched_names_max: 10,
-        retention: Vec::new(),
         clock,
-        signal: Box::new(|_core, list| list.fire()),
+        ..StoreOptions::in_memory()
     }
 }
 
