@@ -125,7 +125,8 @@ impl<'a> MessagesOut<'a> {
         Ok((!is_sent || frame_end < end).then_some(Unsent { frame_end, end }))
     }
 
-    /// Send such a message to its end.
+    /// Send such a message to its end: for what is rare. Who sends one after the other calls the two
+    /// others itself, and `finish` only if there is something left.
     pub(super) async fn whole_message(
         &mut self,
         kind: Opcode,
@@ -293,11 +294,6 @@ impl<'a> MessagesOut<'a> {
         let mut words = std::mem::take(&mut self.sender.prefix);
         words.extend_from_slice(frame);
         words
-    }
-
-    /// End a reader that has lost what it was to get next.
-    pub(super) fn too_slow(&mut self) -> Over {
-        self.close(POLICY, "too slow: bytes that were to come next are gone")
     }
 
     /// End the connection with a close frame.

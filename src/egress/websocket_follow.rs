@@ -22,7 +22,7 @@ use crate::runtime::deadlines::{Deadline, Phase};
 use crate::runtime::socket::Socket;
 use crate::runtime::timers::Pulse;
 use crate::store::{Life, Message, MessageEnd, MessageKind, MessageLook, Object, Reader};
-use crate::wire::websocket::close_code::{NORMAL, SERVER_ERROR};
+use crate::wire::websocket::close_code::{NORMAL, POLICY, SERVER_ERROR};
 use crate::wire::websocket::{FrameHead, Opcode, Utf8};
 
 /// Where a message begins with a whole character is looked for in so many.
@@ -68,14 +68,16 @@ async fn run(
         Some(at) => (Bytes::new(), at),
         None => late_start(&object),
     };
-    // In the middle of a trimmed text there may be the middle of a character.
-    let is_cut = start > 0 && preamble.is_empty();
-    let text_start = if is_cut { whole_message_from(&object, start) } else { Some(start) };
-    let is_text = !is_binary && preamble.is_empty() && text_start.is_some();
-    let start = text_start.filter(|_| is_text).unwrap_or(start);
-    let mut place = Place { reader: out.reader(&object, start), next: 0, is_binary };
+    let text_start = match start {
+        _ if is_binary || !preamble.is_empty() => None,
+        0 => Some(0),
+        // In the middle of a trimmed text there may be the middle of a character.
+        cut => whole_message_from(&object, cut),
+    };
+    let reader = out.reader(&object, text_start.unwrap_or(start));
+    let mut place = Place { reader, next: 0, is_binary };
     out.watch_lag(&place.reader);
-    place.up_to_edge(&mut out, &preamble, is_text).await?;
+    place.up_to_edge(&mut out, &preamble, text_start.is_some()).await?;
     let kind = if is_binary { Opcode::Binary } else { Opcode::Text };
     out.put(FrameHead::new(kind, true, 0).as_bytes());
     out.put(PING);
@@ -89,7 +91,7 @@ async fn run(
             MessageLook::Here(message) => place.send(&mut out, message).await?,
             MessageLook::Forgotten { .. } if place.is_lost() => {
                 egress.counters.add(Counter::ReadersCutLag, 1);
-                return Err(out.too_slow());
+                return Err(out.close(POLICY, "too slow: bytes that were to come next are gone"));
             }
             // It fell far behind: the boundaries are forgotten, the bytes are not.
             MessageLook::Forgotten { .. } => {

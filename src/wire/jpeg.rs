@@ -170,6 +170,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::test_pieces::pieces;
 
     /// A picture with a thumbnail in its first segment, fill bytes, two scans and a restart.
     fn picture(seed: u8) -> Vec<u8> {
@@ -229,14 +230,7 @@ mod tests {
         ) {
             let pictures: Vec<Vec<u8>> = seeds.iter().map(|seed| picture(*seed)).collect();
             let stream = pictures.concat();
-            let (mut pieces, mut rest) = (Vec::new(), stream.as_slice());
-            for cut in cuts {
-                let (now, later) = rest.split_at(rest.len().min(cut));
-                pieces.push(now);
-                rest = later;
-            }
-            pieces.push(rest);
-            prop_assert_eq!(split(&pieces), (pictures, 0));
+            prop_assert_eq!(split(&pieces(&stream, &cuts)), (pictures, 0));
         }
 
         #[test]

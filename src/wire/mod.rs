@@ -20,3 +20,6 @@ pub mod playlist;
 pub mod scte35;
 pub mod tcp_framing;
 pub mod websocket;
+
+#[cfg(test)]
+mod test_pieces;

@@ -145,6 +145,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::test_pieces::pieces;
 
     fn greeting(numbers: [i32; 3]) -> Result<Greeting, CameraError> {
         Greeting::parse(&numbers.map(i32::to_le_bytes).concat().try_into().unwrap())
@@ -211,19 +212,14 @@ mod tests {
         ) {
             let input = framed(&pictures);
             let mut reader = PictureReader::new(50);
-            let (mut got, mut picture, mut rest) = (Vec::new(), Vec::new(), input.as_slice());
-            for cut in cuts.iter().cycle() {
-                let (now, later) = rest.split_at(rest.len().min(*cut));
-                reader.push(now, &mut |event| if let PictureEvent::Bytes { bytes, is_last } = event {
+            let (mut got, mut picture) = (Vec::new(), Vec::new());
+            for piece in pieces(&input, &cuts) {
+                reader.push(piece, &mut |event| if let PictureEvent::Bytes { bytes, is_last } = event {
                     picture.extend_from_slice(bytes);
                     if is_last {
                         got.push(std::mem::take(&mut picture));
                     }
                 }).unwrap();
-                rest = later;
-                if rest.is_empty() {
-                    break;
-                }
             }
             prop_assert_eq!(got, pictures);
             prop_assert!(reader.is_at_boundary());

@@ -47,15 +47,20 @@ impl PacketAligner {
 
     /// Gather enough bytes to see where packets begin, and drop those in front.
     fn search<'b>(&mut self, input: &'b [u8]) -> &'b [u8] {
-        let wanted = PROOF_BYTES + LONG_PACKET_BYTES;
-        let (now, rest) = input.split_at(input.len().min(wanted.saturating_sub(self.carry.len())));
-        self.carry.extend_from_slice(now);
+        let rest = self.carry_up_to(PROOF_BYTES + LONG_PACKET_BYTES, input);
         let decided = self.carry.len().saturating_sub(PROOF_BYTES - 1);
         let found = (0..decided).find_map(|at| Some((at, stride_at(&self.carry[at..])?)));
         let start = found.map_or(decided, |(at, _)| at);
         self.carry.drain(..start);
         self.skipped_bytes += start as u64;
         self.stride = found.map(|(_, stride)| stride);
+        rest
+    }
+
+    /// Carry so many bytes, as far as there are; returns the others.
+    fn carry_up_to<'b>(&mut self, bytes: usize, input: &'b [u8]) -> &'b [u8] {
+        let (now, rest) = input.split_at(input.len().min(bytes.saturating_sub(self.carry.len())));
+        self.carry.extend_from_slice(now);
         rest
     }
 
@@ -66,8 +71,7 @@ impl PacketAligner {
         stride: usize,
         take: &mut impl FnMut(&[u8]),
     ) -> &'b [u8] {
-        let (now, rest) = input.split_at(input.len().min(stride.saturating_sub(self.carry.len())));
-        self.carry.extend_from_slice(now);
+        let rest = self.carry_up_to(stride, input);
         if self.carry[0] != SYNC {
             self.stride = None;
         } else if self.carry.len() >= stride {
@@ -114,6 +118,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::test_pieces::pieces;
 
     /// Packets without a sync byte in their payload.
     fn packets(count: usize, stride: usize) -> Vec<u8> {
@@ -194,14 +199,7 @@ mod tests {
             cuts in prop::collection::vec(1usize..400, 1..60),
         ) {
             let stream = packets(count, if is_long { LONG_PACKET_BYTES } else { PACKET_BYTES });
-            let (mut pieces, mut rest) = (Vec::new(), stream.as_slice());
-            for cut in cuts {
-                let (now, later) = rest.split_at(rest.len().min(cut));
-                pieces.push(now);
-                rest = later;
-            }
-            pieces.push(rest);
-            let (out, _) = align(&pieces);
+            let (out, _) = align(&pieces(&stream, &cuts));
             prop_assert_eq!(out, packets(count, PACKET_BYTES));
         }
 
