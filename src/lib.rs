@@ -16,6 +16,7 @@ pub mod wire;
 
 pub mod runtime;
 
+pub mod cameras;
 pub mod channels;
 pub mod packager;
 
