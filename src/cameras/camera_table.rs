@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
@@ -16,25 +16,28 @@ pub struct Cameras {
     pub options: Options,
     store: Arc<Store>,
     tracks_so_far: AtomicU64,
-    table: Mutex<HashMap<Box<str>, Entry>>,
+    table: Mutex<HashMap<Box<str>, Arc<Camera>>>,
+    is_closed: AtomicBool,
 }
 
-/// A camera is forgotten with the last who sends or watches.
-struct Entry {
-    camera: Arc<Camera>,
-    holds: usize,
-}
-
-/// One stream of pictures.
-pub struct Camera {
-    pub name: Box<str>,
+/// One stream of pictures. It is forgotten with the last who sends or watches.
+struct Camera {
+    name: Box<str>,
     news: Arc<News>,
-    state: Mutex<CameraState>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    tracks: Tracks,
+    /// Connections that send, or are about to.
+    senders: usize,
+    viewers: Vec<Arc<Viewer>>,
 }
 
 /// The tracks of a camera as they are now.
 #[derive(Clone, Default)]
-pub struct CameraState {
+pub struct Tracks {
     pub low: Option<Track>,
     pub high: Option<Track>,
 }
@@ -43,17 +46,46 @@ pub struct CameraState {
 #[derive(Clone)]
 pub struct Track {
     pub kind: PictureKind,
+    pub quality: Quality,
+    /// Its messages are the pictures.
     pub object: Arc<Object>,
     pub began_ms: Millis,
+    /// When the newest picture came.
+    newest_ms: Arc<AtomicU64>,
     /// No other track has it.
     number: u64,
+}
+
+/// Where a viewer is.
+#[derive(Default)]
+struct Viewer {
+    track: AtomicU64,
+    /// The next picture for it.
+    next: AtomicU64,
+    skipped: AtomicU64,
+}
+
+/// What is known of a camera and those who watch it.
+pub struct Figures {
+    pub name: Box<str>,
+    pub viewers: usize,
+    pub tracks: Vec<TrackFigures>,
+}
+
+pub struct TrackFigures {
+    pub track: Track,
+    pub pictures: u64,
+    /// How far the slowest viewer is behind.
+    pub lag_pictures: u64,
+    /// Pictures that its viewers of now did not get.
+    pub skipped: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} cameras send already, as many as cameras.streams_max allows")]
 pub struct TooManyCameras(pub usize);
 
-impl CameraState {
+impl Tracks {
     fn slot(&mut self, quality: Quality) -> &mut Option<Track> {
         match quality {
             Quality::Low => &mut self.low,
@@ -61,13 +93,14 @@ impl CameraState {
         }
     }
 
-    /// The track of this quality, or the other one.
-    pub fn nearest(&self, quality: Quality) -> Option<&Track> {
+    /// The track of this kind and quality, or of the other quality. One that has just ended is none.
+    pub fn nearest(&self, kind: PictureKind, quality: Quality) -> Option<&Track> {
         let (first, second) = match quality {
             Quality::Low => (&self.low, &self.high),
             Quality::High => (&self.high, &self.low),
         };
-        first.as_ref().or(second.as_ref())
+        let is_it = |track: &&Track| track.kind == kind && track.object.is_open();
+        first.as_ref().filter(is_it).or(second.as_ref().filter(is_it))
     }
 
     fn is_empty(&self) -> bool {
@@ -79,83 +112,135 @@ impl Track {
     pub fn is(&self, other: &Track) -> bool {
         self.number == other.number
     }
+
+    /// When the newest picture came; 0 if none has.
+    pub fn newest_ms(&self) -> Millis {
+        self.newest_ms.load(Ordering::Relaxed)
+    }
+
+    fn figures(&self, viewers: &[Arc<Viewer>]) -> TrackFigures {
+        let (_, pictures) = self.object.messages();
+        let of_it = |viewer: &&Arc<Viewer>| viewer.track.load(Ordering::Relaxed) == self.number;
+        let (mut lag_pictures, mut skipped) = (0, 0);
+        for viewer in viewers.iter().filter(of_it) {
+            let behind = pictures.saturating_sub(viewer.next.load(Ordering::Relaxed));
+            lag_pictures = behind.max(lag_pictures);
+            skipped += viewer.skipped.load(Ordering::Relaxed);
+        }
+        TrackFigures { track: self.clone(), pictures, lag_pictures, skipped }
+    }
 }
 
 impl Cameras {
     pub fn new(options: Options, store: Arc<Store>) -> Arc<Cameras> {
-        let (tracks_so_far, table) = (AtomicU64::new(0), Mutex::default());
-        Arc::new(Cameras { options, store, tracks_so_far, table })
+        // The viewer's 0 is no track.
+        let (tracks_so_far, table) = (AtomicU64::new(1), Mutex::default());
+        Arc::new(Cameras {
+            options,
+            store,
+            tracks_so_far,
+            table,
+            is_closed: AtomicBool::new(false),
+        })
     }
 
-    /// A camera sends: what sent this quality of it before is told to end.
-    pub fn begin(
-        self: &Arc<Self>,
-        name: &str,
-        quality: Quality,
-        (kind, object, began_ms): (PictureKind, Arc<Object>, Millis),
-        core: Option<usize>,
-    ) -> Result<Sending, TooManyCameras> {
-        let number = self.tracks_so_far.fetch_add(1, Ordering::Relaxed);
-        let track = Track { kind, object, began_ms, number };
-        let watch = self.hold(name);
-        {
-            // Both locks: two that come at once are counted one after the other.
-            let table = self.table.lock();
-            let mut state = watch.camera.state.lock();
-            let max = self.options.streams_max;
-            let is_sending = |entry: &&Entry| {
-                !Arc::ptr_eq(&entry.camera, &watch.camera) && !entry.camera.state.lock().is_empty()
-            };
-            if state.is_empty() && table.values().filter(is_sending).count() >= max {
-                return Err(TooManyCameras(max));
-            }
-            *state.slot(quality) = Some(track.clone());
+    /// The server stops: nobody waits for a camera to come back.
+    pub fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+    }
+
+    /// A place among the cameras that send.
+    pub fn enter(self: &Arc<Self>, name: &str) -> Result<Place, TooManyCameras> {
+        let mut table = self.table.lock();
+        let is_sending = |camera: &&Arc<Camera>| camera.state.lock().senders > 0;
+        let others = table.values().filter(|camera| *camera.name != *name);
+        let max = self.options.streams_max;
+        if others.filter(is_sending).count() >= max {
+            return Err(TooManyCameras(max));
         }
-        watch.tell(core);
-        let news = watch.news();
-        Ok(Sending { watch, quality, track, news, core })
+        let camera = table.entry(name.into()).or_insert_with(|| {
+            let (news, state) = (Arc::default(), Mutex::default());
+            Arc::new(Camera { name: name.into(), news, state })
+        });
+        camera.state.lock().senders += 1;
+        Ok(Place { cameras: self.clone(), camera: camera.clone() })
     }
 
-    /// The camera with this name, if somebody sends.
-    pub fn find(self: &Arc<Self>, name: &str) -> Option<Watch> {
-        let is_there = |entry: &Entry| !entry.camera.state.lock().is_empty();
-        self.table.lock().get(name).filter(|entry| is_there(entry))?;
-        Some(self.hold(name))
+    /// An eye on the camera with this name, if it sends.
+    pub fn watch(self: &Arc<Self>, name: &str) -> Option<Watch> {
+        let table = self.table.lock();
+        let camera = table.get(name)?.clone();
+        let viewer = Arc::new(Viewer::default());
+        {
+            let mut state = camera.state.lock();
+            if state.tracks.is_empty() {
+                return None;
+            }
+            state.viewers.push(viewer.clone());
+        }
+        Some(Watch { cameras: self.clone(), camera, viewer })
+    }
+
+    /// The tracks of a camera, if it sends.
+    pub fn find(&self, name: &str) -> Option<Tracks> {
+        let camera = self.table.lock().get(name)?.clone();
+        let tracks = camera.state.lock().tracks.clone();
+        (!tracks.is_empty()).then_some(tracks)
     }
 
     /// Whoever sends now, in the order of names.
-    pub fn all(&self) -> Vec<(Box<str>, CameraState)> {
-        let table = self.table.lock();
-        let states = table.values().map(|e| (e.camera.name.clone(), e.camera.state.lock().clone()));
-        let mut all: Vec<_> = states.filter(|(_, state)| !state.is_empty()).collect();
-        all.sort_by(|one, other| one.0.cmp(&other.0));
+    pub fn figures(&self) -> Vec<Figures> {
+        let cameras: Vec<_> = self.table.lock().values().cloned().collect();
+        let figures = |camera: &Arc<Camera>| {
+            let state = camera.state.lock();
+            let tracks = [&state.tracks.high, &state.tracks.low].into_iter().flatten();
+            Figures {
+                name: camera.name.clone(),
+                viewers: state.viewers.len(),
+                tracks: tracks.map(|track| track.figures(&state.viewers)).collect(),
+            }
+        };
+        let mut all: Vec<_> = cameras.iter().map(figures).collect();
+        all.retain(|camera| !camera.tracks.is_empty());
+        all.sort_by(|one, other| one.name.cmp(&other.name));
         all
     }
 
-    fn hold(self: &Arc<Self>, name: &str) -> Watch {
+    /// Somebody has left: forget a camera that nobody is left of.
+    fn leave(&self, camera: &Camera, change: impl FnOnce(&mut State)) {
         let mut table = self.table.lock();
-        let entry = table.entry(name.into()).or_insert_with(|| {
-            let (news, state) = (Arc::default(), Mutex::default());
-            Entry { camera: Arc::new(Camera { name: name.into(), news, state }), holds: 0 }
-        });
-        entry.holds += 1;
-        Watch { cameras: self.clone(), camera: entry.camera.clone() }
+        let mut state = camera.state.lock();
+        change(&mut state);
+        if state.senders == 0 && state.viewers.is_empty() {
+            table.remove(&camera.name);
+        }
     }
 }
 
-/// Somebody's eye on a camera, whether it sends or not.
-pub struct Watch {
+/// A connection that may send pictures of a camera.
+pub struct Place {
     cameras: Arc<Cameras>,
-    pub camera: Arc<Camera>,
+    camera: Arc<Camera>,
 }
 
-impl Watch {
-    pub fn state(&self) -> CameraState {
-        self.camera.state.lock().clone()
+impl Place {
+    /// It sends: what sent this quality of the camera before is told to end.
+    pub fn send(
+        self,
+        (kind, quality): (PictureKind, Quality),
+        (object, began_ms): (Arc<Object>, Millis),
+        core: Option<usize>,
+    ) -> Sending {
+        let number = self.cameras.tracks_so_far.fetch_add(1, Ordering::Relaxed);
+        let newest_ms = Arc::default();
+        let track = Track { kind, quality, object, began_ms, newest_ms, number };
+        *self.camera.state.lock().tracks.slot(quality) = Some(track.clone());
+        self.tell(core);
+        let news = self.news();
+        Sending { place: self, track, news, core }
     }
 
-    /// Waits for the next track that comes or goes after this call.
-    pub fn news(&self) -> NewsWait {
+    fn news(&self) -> NewsWait {
         NewsWait::new(self.camera.news.clone(), self.camera.news.version())
     }
 
@@ -164,28 +249,26 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for Place {
     fn drop(&mut self) {
-        let mut table = self.cameras.table.lock();
-        if let Some(entry) = table.get_mut(&self.camera.name) {
-            entry.holds -= 1;
-            if entry.holds == 0 {
-                table.remove(&self.camera.name);
-            }
-        }
+        self.cameras.leave(&self.camera, |state| state.senders -= 1);
     }
 }
 
 /// A track that is sent. Dropped, it is gone.
 pub struct Sending {
-    watch: Watch,
-    quality: Quality,
+    place: Place,
     track: Track,
     news: NewsWait,
     core: Option<usize>,
 }
 
 impl Sending {
+    /// A picture has come.
+    pub fn note_picture(&self, now_ms: Millis) {
+        self.track.newest_ms.store(now_ms, Ordering::Relaxed);
+    }
+
     /// Ready when another connection sends this track.
     pub fn poll_replaced(&mut self, core: usize, context: &mut Context<'_>) -> Poll<()> {
         loop {
@@ -195,26 +278,76 @@ impl Sending {
             if self.news.poll_news(core, context).is_pending() {
                 return Poll::Pending;
             }
-            self.news = self.watch.news();
+            self.news = self.place.news();
         }
     }
 
     fn is_current(&self) -> bool {
-        let mut state = self.watch.camera.state.lock();
-        state.slot(self.quality).as_ref().is_some_and(|now| now.is(&self.track))
+        let mut state = self.place.camera.state.lock();
+        state.tracks.slot(self.track.quality).as_ref().is_some_and(|now| now.is(&self.track))
     }
 }
 
 impl Drop for Sending {
     fn drop(&mut self) {
         {
-            let mut state = self.watch.camera.state.lock();
-            let slot = state.slot(self.quality);
+            let mut state = self.place.camera.state.lock();
+            let slot = state.tracks.slot(self.track.quality);
             if slot.as_ref().is_some_and(|now| now.is(&self.track)) {
                 *slot = None;
             }
         }
-        self.watch.tell(self.core);
+        self.place.tell(self.core);
+    }
+}
+
+/// A viewer's eye on a camera, whether it sends or not.
+pub struct Watch {
+    cameras: Arc<Cameras>,
+    camera: Arc<Camera>,
+    viewer: Arc<Viewer>,
+}
+
+impl Watch {
+    pub fn tracks(&self) -> Tracks {
+        self.camera.state.lock().tracks.clone()
+    }
+
+    /// Waits for the next track that comes or goes after this call.
+    pub fn news(&self) -> NewsWait {
+        NewsWait::new(self.camera.news.clone(), self.camera.news.version())
+    }
+
+    /// Whether a camera that went may come back.
+    pub fn may_come_back(&self) -> bool {
+        !self.cameras.is_closed.load(Ordering::SeqCst)
+    }
+
+    pub fn hold_over_s(&self) -> u64 {
+        self.cameras.options.hold_over_s
+    }
+
+    pub fn note_track(&self, track: &Track, next: u64) {
+        self.viewer.track.store(track.number, Ordering::Relaxed);
+        self.viewer.skipped.store(0, Ordering::Relaxed);
+        self.note_next(next);
+    }
+
+    /// Which picture this viewer gets next.
+    pub fn note_next(&self, next: u64) {
+        self.viewer.next.store(next, Ordering::Relaxed);
+    }
+
+    pub fn note_skipped(&self, pictures: u64) {
+        self.viewer.skipped.fetch_add(pictures, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.cameras.leave(&self.camera, |state| {
+            state.viewers.retain(|viewer| !Arc::ptr_eq(viewer, &self.viewer));
+        });
     }
 }
 
@@ -227,23 +360,15 @@ mod tests {
 
     fn cameras(streams_max: usize) -> Arc<Cameras> {
         let store = Store::open(StoreOptions::in_memory()).unwrap();
-        let options = Options {
-            streams_max,
-            picture_bytes_max: 1 << 20,
-            window_bytes: 1 << 20,
-            silence_timeout_s: 10,
-        };
-        Cameras::new(options, store)
+        Cameras::new(Options { streams_max, ..Options::default() }, store)
     }
 
-    fn begin(
-        cameras: &Arc<Cameras>,
-        name: &str,
-        quality: Quality,
-    ) -> Result<Sending, TooManyCameras> {
+    fn send(cameras: &Arc<Cameras>, name: &str, quality: Quality) -> Sending {
         let writer = cameras.store.begin_unnamed("camera", ObjectInfo::default(), None).unwrap();
         let object = writer.object().clone();
-        cameras.begin(name, quality, (PictureKind::Mjpeg, object, 1), None)
+        // Dropped, it would have ended.
+        std::mem::forget(writer);
+        cameras.enter(name).unwrap().send((PictureKind::Mjpeg, quality), (object, 1), None)
     }
 
     fn is_replaced(sending: &mut Sending) -> bool {
@@ -255,21 +380,27 @@ mod tests {
     #[test]
     fn qualities_are_tracks_of_one_camera() {
         let cameras = cameras(8);
-        assert!(cameras.find("stream1").is_none());
-        let mut low = begin(&cameras, "stream1", Quality::Low).unwrap();
-        let mut high = begin(&cameras, "stream1", Quality::High).unwrap();
+        assert!(cameras.watch("stream1").is_none());
+        let mut low = send(&cameras, "stream1", Quality::Low);
+        let mut high = send(&cameras, "stream1", Quality::High);
         assert!(!is_replaced(&mut low) && !is_replaced(&mut high));
-        let watch = cameras.find("stream1").unwrap();
-        assert!(watch.state().nearest(Quality::Low).unwrap().is(&low.track));
-        assert!(watch.state().nearest(Quality::High).unwrap().is(&high.track));
-        let again = begin(&cameras, "stream1", Quality::High).unwrap();
+        let watch = cameras.watch("stream1").unwrap();
+        assert!(watch.tracks().nearest(PictureKind::Mjpeg, Quality::Low).unwrap().is(&low.track));
+        assert!(watch.tracks().nearest(PictureKind::Mjpeg, Quality::High).unwrap().is(&high.track));
+        let again = send(&cameras, "stream1", Quality::High);
         assert!(is_replaced(&mut high) && !is_replaced(&mut low));
         drop(high);
-        assert!(watch.state().nearest(Quality::High).unwrap().is(&again.track));
+        assert!(
+            watch.tracks().nearest(PictureKind::Mjpeg, Quality::High).unwrap().is(&again.track)
+        );
         drop(again);
-        assert!(watch.state().nearest(Quality::High).unwrap().is(&low.track), "the other is left");
+        assert!(
+            watch.tracks().nearest(PictureKind::Mjpeg, Quality::High).unwrap().is(&low.track),
+            "the other is left"
+        );
         drop(low);
-        assert!(watch.state().is_empty() && cameras.find("stream1").is_none());
+        assert!(watch.tracks().is_empty() && cameras.find("stream1").is_none());
+        assert!(cameras.watch("stream1").is_none());
         drop(watch);
         assert!(cameras.table.lock().is_empty(), "nobody is left");
     }
@@ -277,25 +408,40 @@ mod tests {
     #[test]
     fn names_are_limited_not_tracks() {
         let cameras = cameras(2);
-        let one = begin(&cameras, "stream1", Quality::Low).unwrap();
-        let _two = begin(&cameras, "stream2", Quality::Low).unwrap();
-        assert_eq!(begin(&cameras, "stream3", Quality::Low).err(), Some(TooManyCameras(2)));
-        let high = begin(&cameras, "stream1", Quality::High).unwrap();
-        let names: Vec<_> = cameras.all().into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["stream1".into(), "stream2".into()]);
+        let one = send(&cameras, "stream1", Quality::Low);
+        let two = cameras.enter("stream2").unwrap();
+        assert_eq!(cameras.enter("stream3").err(), Some(TooManyCameras(2)));
+        let high = send(&cameras, "stream1", Quality::High);
+        let names: Vec<_> = cameras.figures().into_iter().map(|camera| camera.name).collect();
+        assert_eq!(names, ["stream1".into()], "the other has not begun");
         drop((one, high));
-        assert!(begin(&cameras, "stream3", Quality::Low).is_ok());
+        assert!(cameras.enter("stream3").is_ok());
+        drop(two);
     }
 
     #[test]
     fn a_viewer_hears_of_tracks() {
         let cameras = cameras(2);
-        let _low = begin(&cameras, "stream1", Quality::Low).unwrap();
-        let watch = cameras.find("stream1").unwrap();
+        let _low = send(&cameras, "stream1", Quality::Low);
+        let watch = cameras.watch("stream1").unwrap();
         let mut news = watch.news();
         let mut context = Context::from_waker(Waker::noop());
         assert!(news.poll_news(0, &mut context).is_pending());
-        let _high = begin(&cameras, "stream1", Quality::High).unwrap();
+        let _high = send(&cameras, "stream1", Quality::High);
         assert!(news.poll_news(0, &mut context).is_ready());
+    }
+
+    #[test]
+    fn figures_are_of_the_track_that_is_watched() {
+        let cameras = cameras(2);
+        let low = send(&cameras, "stream1", Quality::Low);
+        let _high = send(&cameras, "stream1", Quality::High);
+        let (one, _other) = (cameras.watch("stream1").unwrap(), cameras.watch("stream1").unwrap());
+        one.note_track(&low.track, 0);
+        one.note_skipped(3);
+        let figures = cameras.figures().remove(0);
+        assert_eq!((figures.viewers, figures.tracks.len()), (2, 2));
+        let skipped: Vec<_> = figures.tracks.iter().map(|track| track.skipped).collect();
+        assert_eq!(skipped, [0, 3], "high first");
     }
 }

@@ -110,6 +110,12 @@ pub fn announce(server: &Server) -> std::io::Result<()> {
             writeln!(out, "{door} on http://{address}")?;
         }
     }
+    for (path, address) in &server.cameras {
+        match path {
+            None => writeln!(out, "cameras on tcp://{address}")?,
+            Some(path) => writeln!(out, "camera {path} on tcp://{address}")?,
+        }
+    }
     writeln!(out, "admin on http://{}", server.admin)?;
     out.flush()?;
     drop(out);

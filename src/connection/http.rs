@@ -56,7 +56,7 @@ the head did not arrive within limit\n";
 pub(super) async fn serve(core: Rc<Core>, socket: Socket, role: Role) {
     let socket = Rc::new(socket);
     let table = match role {
-        Role::Objects(_) => &core.deadlines,
+        Role::Objects(_) | Role::Cameras(_) => &core.deadlines,
         Role::Admin(_) => &core.admin_deadlines,
     };
     let deadline = table.enter(socket.clone());

@@ -4,6 +4,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Core, Role, http};
+use crate::cameras::Push;
+use crate::ingest::tcp_push;
 use crate::runtime::counters::Counter;
 use crate::runtime::socket::{Listener, Socket};
 use crate::runtime::{timers, worker};
@@ -58,9 +60,25 @@ fn admit(core: &Rc<Core>, socket: Socket, role: &Role) {
             core.counters.add(Counter::ConnectionsEvicted, 1);
         } else {
             core.counters.add(Counter::ConnectionsRefused, 1);
-            let _ = socket.try_send(REFUSAL);
+            if matches!(role, Role::Objects(_)) {
+                let _ = socket.try_send(REFUSAL);
+            }
             return;
         }
     }
-    worker::spawn(http::serve(core.clone(), socket, role.clone()));
+    match role {
+        Role::Cameras(push) => worker::spawn(serve_camera(core.clone(), socket, push.clone())),
+        role => worker::spawn(http::serve(core.clone(), socket, role.clone())),
+    }
+}
+
+/// A camera has as long for its greeting as others have for the head of a request.
+async fn serve_camera(core: Rc<Core>, socket: Socket, push: Push) {
+    if core.is_draining.get() {
+        return;
+    }
+    let socket = Rc::new(socket);
+    let deadline = core.deadlines.enter(socket.clone());
+    deadline.set(core.options.head_timeout_s);
+    tcp_push::push(&core.ingest, &push, &socket, &deadline).await;
 }

@@ -1,7 +1,9 @@
 //! From an accepted socket to a door: `listener` accepts, `http` reads requests and writes answers,
 //! `route` chooses the door, `reply` is the one place that turns errors into status codes, `cmcd` logs
-//! what players say about themselves, `upgrade` leads to the doors behind a WebSocket.
+//! what players say about themselves, `upgrade` leads to the doors behind a WebSocket,
+//! `camera_routes` to cameras.
 
+mod camera_routes;
 pub mod cmcd;
 mod http;
 pub mod listener;
@@ -15,6 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::cameras::Push;
 use crate::egress::Egress;
 use crate::ingest::Ingest;
 use crate::runtime::counters::Counters;
@@ -87,6 +90,8 @@ impl Doors {
 #[derive(Clone)]
 pub enum Role {
     Objects(Doors),
+    /// Cameras that push.
+    Cameras(Push),
     Admin(Arc<AdminPages>),
 }
 

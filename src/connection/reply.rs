@@ -104,6 +104,15 @@ impl Reply {
         Reply::new(414, text).closing()
     }
 
+    /// As MultiStreamingServer says that a camera does not send.
+    pub fn empty_stream() -> Reply {
+        Reply::bare(200, "")
+    }
+
+    pub fn unknown_quality() -> Reply {
+        Reply::new(400, "quality is low, high or auto")
+    }
+
     /// As httpfstream says it.
     pub fn method_not_supported() -> Reply {
         Reply::new(405, "method not supported").with_line("Allow: GET").closing()

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::camera_routes;
 use super::reply::{self, Frame, Reply};
 use super::upgrade::{self, Upgrade};
 use super::{AdminPages, Core, Doors, Role};
@@ -126,7 +127,13 @@ pub(super) fn route(
     let doors = match role {
         Role::Admin(pages) => return answer_admin(&case, &**pages, &target, out),
         Role::Objects(doors) => *doors,
+        Role::Cameras(_) => unreachable!("cameras speak no HTTP"),
     };
+    if doors.http
+        && let Some(route) = camera_routes::route(&case, &target, out)
+    {
+        return route;
+    }
     if request.fields.upgrade.is_some()
         && let Some(route) = upgrade::route(&case, doors, &target)
     {
@@ -253,7 +260,7 @@ impl<'c> Case<'c> {
         }
     }
 
-    fn ask(&self) -> Ask<'c> {
+    pub(super) fn ask(&self) -> Ask<'c> {
         Ask {
             own_lines: self.own_lines,
             fields: &self.request.fields,
@@ -267,7 +274,7 @@ impl<'c> Case<'c> {
     }
 
     /// Write an error that leaves the connection usable.
-    fn answer(&self, reply: &Reply, out: &mut Vec<u8>) -> Route {
+    pub(super) fn answer(&self, reply: &Reply, out: &mut Vec<u8>) -> Route {
         let core = self.core;
         let mut frame = self.frame();
         if reply.status == 404 {
@@ -402,7 +409,7 @@ fn lines_of_object(case: &Case<'_>, object: &Object) -> Option<Vec<u8>> {
     Some([case.own_lines, line.as_bytes()].concat())
 }
 
-fn route_of(case: &Case<'_>, ask: &Ask<'_>, got: Got, out: &mut Vec<u8>) -> Route {
+pub(super) fn route_of(case: &Case<'_>, ask: &Ask<'_>, got: Got, out: &mut Vec<u8>) -> Route {
     match got {
         Got::Answered => Route::Answered { keep_alive: ask.keep_alive },
         Got::Load(object) => Route::Load(object),

@@ -1,8 +1,8 @@
 //! Doors out: what readers get from the store. `http_get` serves whole objects, ranges and live tails;
 //! of presentations `http_view` serves the media and `http_playlist` the texts, and `live` asks the
 //! packager which of them a name is; `websocket_follow` sends objects and `websocket_receive` channels
-//! through WebSockets. What doors share lies below them: `answer` (heads), `transfer` (bodies),
-//! `messages_out` (messages).
+//! through WebSockets; `mjpeg_follow` sends the pictures of cameras. What doors share lies below them:
+//! `answer` (heads), `transfer` (bodies), `messages_out` (messages), `pictures_out` (pictures).
 
 pub mod answer;
 pub mod http_get;
@@ -10,6 +10,8 @@ mod http_playlist;
 mod http_view;
 pub mod live;
 mod messages_out;
+pub mod mjpeg_follow;
+mod pictures_out;
 pub mod transfer;
 pub mod websocket_follow;
 pub mod websocket_receive;
@@ -18,6 +20,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::cameras::Cameras;
 use crate::channels::Channels;
 use crate::packager::Packager;
 use crate::runtime::clock;
@@ -62,6 +65,7 @@ pub struct Egress {
     pub store: Arc<Store>,
     pub packager: Arc<Packager>,
     pub channels: Arc<Channels>,
+    pub cameras: Arc<Cameras>,
     pub ring: Rc<FileRing>,
     pub counters: Arc<Counters>,
     pub options: Arc<Options>,

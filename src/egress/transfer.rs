@@ -25,6 +25,7 @@ use std::task::Poll;
 use bytes::Bytes;
 
 use super::Egress;
+use super::pictures_out::Pictures;
 use crate::packager::{Growing, Next, Slice};
 use crate::runtime::counters::Counter;
 use crate::runtime::deadlines::{Deadline, Phase};
@@ -60,6 +61,8 @@ pub(super) enum Body {
     Pieces(Vec<Piece>),
     /// So many bytes of a segment in progress, or all that come.
     Growing { growing: Box<Growing>, bytes_max: u64 },
+    /// The pictures of a camera.
+    Pictures(Box<Pictures>),
 }
 
 pub(super) enum Piece {
@@ -99,7 +102,7 @@ impl Transfer {
         let is_open = |piece: &Piece| matches!(piece, Piece::Object { object, .. } if object.seal().is_none());
         match &self.body {
             Body::Pieces(pieces) => pieces.iter().any(is_open),
-            Body::Growing { .. } => true,
+            Body::Growing { .. } | Body::Pictures(_) => true,
         }
     }
 }
@@ -181,6 +184,7 @@ async fn send_body(sender: &mut Sender<'_>, body: Body) -> Result<(), CutReason>
         Body::Growing { growing, bytes_max } => {
             send_growing(sender, *growing, bytes_max, peer_gone.as_mut()).await?
         }
+        Body::Pictures(pictures) => pictures.send(sender, peer_gone.as_mut()).await?,
     }
     sender.flush_batch().await?;
     if sender.framing == BodyFraming::Chunked {
@@ -337,6 +341,10 @@ impl<'a> Sender<'a> {
             has_sent: false,
             lag_max: u64::MAX,
         }
+    }
+
+    pub(super) fn framing(&self) -> BodyFraming {
+        self.framing
     }
 
     /// Bytes of the body that do not come from an object: framed like data.
@@ -520,6 +528,40 @@ impl<'a> Sender<'a> {
         self.send_mapped(reader, len, sent).await?;
         reader.advance(len);
         Ok(())
+    }
+
+    /// Send the next `bytes` bytes, which were appended lately, with something around them that is no
+    /// frame of the body: `prefix` and this head before them, `behind` right behind them.
+    pub(super) async fn enclosed(
+        &mut self,
+        head: &[u8],
+        (reader, bytes): (&mut Reader, u64),
+        behind: &[u8],
+    ) -> Result<(), CutReason> {
+        self.prefix.extend_from_slice(head);
+        let stop = reader.offset() + bytes;
+        loop {
+            self.give_turn().await;
+            let left = (stop - reader.offset()).min(SEND_BYTES_MAX);
+            let len = lease(reader, left)?.len() as u64;
+            let is_last = reader.offset() + len == stop;
+            let behind = if is_last { behind } else { &[] };
+            let total = self.prefix.len() + len as usize + behind.len();
+            let mut sent = 0;
+            while sent < total {
+                let data = lease(reader, len)?;
+                match send_from(self.socket, [&self.prefix, data, behind], sent) {
+                    Ok(Some(bytes)) => sent += self.count(bytes),
+                    Ok(None) => self.wait_writable().await,
+                    Err(error) => return Err(send_error(error)),
+                }
+            }
+            self.prefix.clear();
+            reader.advance(len);
+            if is_last {
+                return Ok(());
+            }
+        }
     }
 
     /// Let other tasks have their turn, if this one has sent much without waiting.

@@ -1,10 +1,9 @@
-//! Messages on their way in through a WebSocket: unmasked in the core's receive buffer, appended, and
-//! their ends noted as messages of the object. What the object is, and when it ends, is the door's
-//! business.
+//! Messages on their way in: taken out of what the peer sends by its [`Framing`], appended, and their
+//! ends noted as messages of the object. What the object is, and when it ends, is the door's business.
 //!
 //! | the intake is at | left by |
 //! |---|---|
-//! | bytes in the socket | `Intake::take`: unmask, append, tell who watches |
+//! | bytes in the socket | `Intake::take`: take apart, append, tell who watches |
 //! | nothing in the socket | more of it, a beat of the pulse, the door's stop |
 //! | the end | `Ended`: the peer's close, its silence, what it did wrong, a stop, a failed append |
 
@@ -20,143 +19,130 @@ use crate::runtime::socket::Socket;
 use crate::runtime::timers::{Beat, Pulse};
 use crate::runtime::worker::yield_now;
 use crate::store::{MessageEnd, MessageKind, Partial, Writer};
+use crate::wire::tcp_framing::CameraError;
 use crate::wire::websocket::close_code::{GOING_AWAY, POLICY, SERVER_ERROR};
-use crate::wire::websocket::{self, Peer, PeerEvent, PeerLimits, Utf8, Violation, close_frame};
+use crate::wire::websocket::{Violation, close_frame};
 
 /// A peer that lets so much of our frames lie does not read.
 const OUTBOX_BYTES_MAX: usize = 16 << 10;
 
-/// Which messages are for the object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
-    /// Text and binary.
-    All,
-    Binary,
-}
+/// How messages lie in what a peer sends.
+pub(super) trait Framing: Send + 'static {
+    /// Of messages.
+    const COUNTER: Counter;
 
-/// How the messages of a peer become an object.
-pub(super) struct Intake {
-    pub(super) writer: Writer,
-    pub(super) watcher: Watcher,
-    peer: Peer,
-    wanted: Wanted,
-    partial: Partial,
-    /// Whether what came is text, for followers; `None` if nobody asks.
-    text: Option<Text>,
-    /// Bytes that the packager refused end the upload; if not, they are no longer shown to it.
-    is_refusal_fatal: bool,
-}
+    /// Take the next bytes apart.
+    fn read<'b>(&mut self, input: &'b mut [u8], batch: &mut Batch<'b>);
 
-/// Two judgements: of each message, and of all bytes together.
-pub(super) struct Text {
-    message: Utf8,
-    whole: Utf8,
-    /// As far as readers may know of it: all is text up to this offset.
-    end: u64,
+    fn partial(&self) -> Partial;
+
+    /// Bytes below are text, if anybody asks.
+    fn text_end(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// What one look at the socket brought.
-#[derive(Default)]
+pub(super) struct Batch<'b> {
+    /// The end of the object, with these bytes.
+    at: u64,
+    pieces: Vec<IoSlice<'b>>,
+    ends: Vec<MessageEnd>,
+    /// The peer is there.
+    pub(super) is_heard: bool,
+    /// The peer says, or makes, an end.
+    pub(super) ended: Option<Ended>,
+    /// Bytes that answer the peer's.
+    pub(super) answers: Vec<u8>,
+}
+
+impl<'b> Batch<'b> {
+    fn new(at: u64) -> Batch<'b> {
+        let (pieces, ends, answers) = (Vec::new(), Vec::new(), Vec::new());
+        Batch { at, pieces, ends, is_heard: false, ended: None, answers }
+    }
+
+    /// The next bytes of a message; returns where they end.
+    pub(super) fn put(&mut self, bytes: &'b [u8]) -> u64 {
+        if !bytes.is_empty() {
+            self.pieces.push(IoSlice::new(bytes));
+        }
+        self.at += bytes.len() as u64;
+        self.at
+    }
+
+    /// The message ends here.
+    pub(super) fn end_message(&mut self, kind: MessageKind) {
+        self.ends.push(MessageEnd { offset: self.at, kind });
+    }
+}
+
+/// What became of a batch.
 struct Taken {
-    /// The peer is there: a message or a pong.
     is_heard: bool,
     /// Off the socket, with all that is no message.
     received: u64,
     messages: u64,
     bytes: u64,
-    is_closed: bool,
-    violation: Option<Violation>,
-    /// Frames that answer the peer's.
+    ended: Option<Ended>,
     answers: Vec<u8>,
+}
+
+/// How the messages of a peer become an object.
+pub(super) struct Intake<F> {
+    pub(super) writer: Writer,
+    pub(super) watcher: Watcher,
+    pub(super) framing: F,
+    /// Bytes that the packager refused end the upload; if not, they are no longer shown to it.
+    pub(super) is_refusal_fatal: bool,
 }
 
 /// Why the messages ended.
 pub(super) enum Ended {
-    /// A close frame, whose echo this is.
+    /// In good order; of a close frame this is the echo.
     Closed(Vec<u8>),
-    /// Without a close frame.
+    /// Without a word.
     PeerGone,
     Silent,
     Violation(Violation),
+    /// What no camera may send.
+    Camera(CameraError),
     Stopped,
     Failed(UploadError),
 }
 
 /// What a door does while messages come.
-pub(super) trait Door {
+pub(super) trait Door<F: Framing> {
     /// The frame that says that this side is alive.
-    fn beat(&mut self, intake: &Intake) -> impl Future<Output = Vec<u8>>;
+    fn beat(&mut self, intake: &Intake<F>) -> impl Future<Output = Vec<u8>>;
     /// So many messages were appended.
-    fn note(&mut self, intake: &mut Intake, messages: u64);
+    fn note(&mut self, intake: &mut Intake<F>, messages: u64);
     /// After so many bytes a beat is due, whatever the time.
     fn beat_bytes(&self) -> u64;
     /// Ready when the door wants an end.
     fn poll_stop(&mut self, context: &mut Context<'_>) -> Poll<()>;
 }
 
-impl Intake {
-    pub(super) fn new(
-        writer: Writer,
-        watcher: Watcher,
-        (wanted, partial): (Wanted, Partial),
-        message_bytes_max: u64,
-    ) -> Intake {
-        let peer = Peer::new(PeerLimits { message_bytes_max, checks_text: false });
-        let (text, is_refusal_fatal) = (None, wanted == Wanted::All);
-        Intake { writer, watcher, peer, wanted, partial, text, is_refusal_fatal }
-    }
-
-    /// Judge messages; `whole` has seen what the object had before, if that is known to be text, and
-    /// `message` what the message before left of a character.
-    pub(super) fn judge_text(&mut self, message: Utf8, whole: Utf8) {
-        self.text = Some(Text { message, whole, end: self.writer.object().text_end() });
-    }
-
-    /// Unmask, append, and show what was appended to who watches.
+impl<F: Framing> Intake<F> {
+    /// Take apart, append, and show what was appended to who watches.
     fn take(&mut self, input: &mut [u8]) -> (Taken, Result<(), UploadError>) {
-        let mut taken = Taken { received: input.len() as u64, ..Taken::default() };
-        let mut pieces = Vec::new();
-        let mut ends = Vec::new();
-        let mut at = self.writer.written();
-        let (wanted, is_hidden) = (self.wanted, self.partial == Partial::Hidden);
-        let text = &mut self.text;
-        let outcome = self.peer.push(input, &mut |event| match event {
-            PeerEvent::Data { kind, bytes, is_last, .. } => {
-                taken.is_heard |= is_last;
-                if wanted == Wanted::Binary && kind == websocket::MessageKind::Text {
-                    return;
-                }
-                at += bytes.len() as u64;
-                taken.bytes += bytes.len() as u64;
-                text.iter_mut().for_each(|text| text.push(bytes, at, is_hidden));
-                if !bytes.is_empty() {
-                    pieces.push(IoSlice::new(bytes));
-                }
-                if is_last {
-                    let kind =
-                        text.as_mut().map_or(MessageKind::Binary, |text| text.end_message(at));
-                    ends.push(MessageEnd { offset: at, kind });
-                }
-            }
-            PeerEvent::Pong { .. } => taken.is_heard = true,
-            PeerEvent::Ping => {}
-            PeerEvent::Close { .. } => taken.is_closed = true,
-        });
-        taken.violation = outcome.err();
-        taken.messages = ends.len() as u64;
-        let appended = self.append(&pieces, &ends);
-        taken.answers = self.peer.take_answers();
-        (taken, appended)
+        let (received, before) = (input.len() as u64, self.writer.written());
+        let mut batch = Batch::new(before);
+        self.framing.read(input, &mut batch);
+        let appended = self.append(&batch.pieces, &batch.ends);
+        let Batch { at, ends, is_heard, ended, answers, .. } = batch;
+        let (messages, bytes) = (ends.len() as u64, at - before);
+        (Taken { is_heard, received, messages, bytes, ended, answers }, appended)
     }
 
     fn append(&mut self, pieces: &[IoSlice<'_>], ends: &[MessageEnd]) -> Result<(), UploadError> {
         if pieces.is_empty() && ends.is_empty() {
             return Ok(());
         }
-        if let Some(text) = &self.text {
-            self.writer.set_text_end(text.end);
+        if let Some(end) = self.framing.text_end() {
+            self.writer.set_text_end(end);
         }
-        self.writer.append_messages(pieces, ends, self.partial)?;
+        self.writer.append_messages(pieces, ends, self.framing.partial())?;
         let noted = pieces.iter().try_for_each(|piece| self.watcher.note(piece, &mut self.writer));
         match noted {
             Err(UploadError::Refused(_)) if !self.is_refusal_fatal => {
@@ -179,7 +165,7 @@ impl Intake {
 
     fn take_here(&mut self, ingest: &Ingest, input: &mut [u8]) -> Result<Taken, Ended> {
         let (taken, outcome) = ingest.disk.run_here(|| self.take(input));
-        count(ingest, &taken);
+        count::<F>(ingest, &taken);
         outcome.map(|()| taken).map_err(Ended::Failed)
     }
 
@@ -188,7 +174,7 @@ impl Intake {
         mut self,
         ingest: &Ingest,
         socket: &Socket,
-    ) -> (Intake, Result<Option<Taken>, Ended>) {
+    ) -> (Intake<F>, Result<Option<Taken>, Ended>) {
         let mut input = ingest.take_aside_buffer();
         let got = match socket.try_recv(&mut input) {
             Ok(Some(0)) | Err(_) => return (self, Err(Ended::PeerGone)),
@@ -206,36 +192,14 @@ impl Intake {
         let (mut intake, taken, outcome, input) = ingest.disk.run(job).await;
         intake.writer.move_to(Some(ingest.core));
         ingest.give_back(input);
-        count(ingest, &taken);
+        count::<F>(ingest, &taken);
         (intake, outcome.map(|()| Some(taken)).map_err(Ended::Failed))
     }
 }
 
-fn count(ingest: &Ingest, taken: &Taken) {
+fn count<F: Framing>(ingest: &Ingest, taken: &Taken) {
     ingest.counters.add(Counter::BytesIn, taken.bytes);
-    ingest.counters.add(Counter::WebsocketMessagesIn, taken.messages);
-}
-
-impl Text {
-    /// These bytes end at this offset.
-    fn push(&mut self, bytes: &[u8], at: u64, is_hidden: bool) {
-        self.message.push(bytes);
-        if self.whole.is_valid() && self.whole.push(bytes) && !is_hidden {
-            self.end = at - u64::from(self.whole.pending());
-        }
-    }
-
-    /// A character may go on in the next message, as long as it is one.
-    fn end_message(&mut self, at: u64) -> MessageKind {
-        if self.whole.is_valid() {
-            self.end = at - u64::from(self.whole.pending());
-        }
-        if self.message.is_valid() {
-            return MessageKind::Text { pending: self.message.pending() };
-        }
-        self.message.reset();
-        MessageKind::Binary
-    }
+    ingest.counters.add(F::COUNTER, taken.messages);
 }
 
 /// The connection of an intake.
@@ -249,12 +213,12 @@ pub(super) struct Link<'a> {
 
 impl Link<'_> {
     /// Receive messages to their end. `input` is what came behind the request.
-    pub(super) async fn run(
+    pub(super) async fn run<F: Framing>(
         &mut self,
-        mut intake: Intake,
-        door: &mut impl Door,
+        mut intake: Intake<F>,
+        door: &mut impl Door<F>,
         mut input: Vec<u8>,
-    ) -> (Intake, Ended) {
+    ) -> (Intake<F>, Ended) {
         let mut first = Some(intake.take_here(self.ingest, &mut input));
         let (mut turn_bytes, mut unconfirmed) = (0, 0);
         loop {
@@ -299,7 +263,11 @@ impl Link<'_> {
 
     /// A fast peer never makes its core wait: let the others have their turn, and look at what a wait
     /// would have looked at.
-    async fn give_turn(&mut self, intake: &Intake, door: &mut impl Door) -> Result<(), Ended> {
+    async fn give_turn<F: Framing>(
+        &mut self,
+        intake: &Intake<F>,
+        door: &mut impl Door<F>,
+    ) -> Result<(), Ended> {
         yield_now().await;
         let pulse = &mut self.pulse;
         let aside = std::future::poll_fn(|context| Poll::Ready(poll_aside(pulse, door, context)));
@@ -315,13 +283,10 @@ impl Link<'_> {
         if taken.is_heard {
             self.pulse.heard();
         }
-        if let Some(violation) = taken.violation {
-            return Err(Ended::Violation(violation));
+        match taken.ended {
+            Some(ended) => Err(ended),
+            None => self.send(&taken.answers),
         }
-        if taken.is_closed {
-            return Err(Ended::Closed(taken.answers));
-        }
-        self.send(&taken.answers)
     }
 
     /// Send frames of ours, or keep what does not fit.
@@ -344,7 +309,11 @@ impl Link<'_> {
     }
 
     /// Wait for bytes; beats of the pulse, the door's stop and room for the outbox come in between.
-    async fn wait(&mut self, intake: &Intake, door: &mut impl Door) -> Result<(), Ended> {
+    async fn wait<F: Framing>(
+        &mut self,
+        intake: &Intake<F>,
+        door: &mut impl Door<F>,
+    ) -> Result<(), Ended> {
         let waited = {
             let mut readable = pin!(self.socket.readable());
             let mut writable = pin!(self.socket.writable());
@@ -370,13 +339,17 @@ impl Link<'_> {
         }
     }
 
-    async fn beat(&mut self, intake: &Intake, door: &mut impl Door) -> Result<(), Ended> {
+    async fn beat<F: Framing>(
+        &mut self,
+        intake: &Intake<F>,
+        door: &mut impl Door<F>,
+    ) -> Result<(), Ended> {
         if !intake.writer.object().is_open() {
             // Taken over or removed: the next append would say so.
             return Err(Ended::Stopped);
         }
-        self.ingest.counters.add(Counter::Heartbeats, 1);
         let frame = door.beat(intake).await;
+        self.ingest.counters.add(Counter::Heartbeats, u64::from(!frame.is_empty()));
         self.send(&frame)
     }
 
@@ -399,6 +372,8 @@ impl Link<'_> {
             Ended::PeerGone => return Vec::new(),
             Ended::Closed(echo) => echo.clone(),
             Ended::Silent => close_frame(POLICY, "silent for too long"),
+            // Nothing is ever said to a camera.
+            Ended::Camera(_) => return Vec::new(),
             Ended::Violation(violation) => close_frame(violation.code(), &violation.to_string()),
             Ended::Stopped => close_frame(GOING_AWAY, "the server has ended this stream"),
             Ended::Failed(error) => close_frame(code_of(error), &error.to_string()),
@@ -410,9 +385,9 @@ impl Link<'_> {
 }
 
 /// What a door and a pulse want, beside messages.
-fn poll_aside(
+fn poll_aside<F: Framing>(
     pulse: &mut Pulse,
-    door: &mut impl Door,
+    door: &mut impl Door<F>,
     context: &mut Context<'_>,
 ) -> Poll<Result<Beat, Ended>> {
     if door.poll_stop(context).is_ready() {

@@ -1,10 +1,14 @@
 //! Doors in: what uploaders bring to the store. `http_put` takes a request body into an object,
-//! `websocket_append` appends messages to one, `websocket_publish` takes the chunks of a channel. What
-//! doors share lies below them: `upload` (errors, seal), `messages_in` (WebSockets).
+//! `websocket_append` appends messages to one, `websocket_publish` takes the chunks of a channel,
+//! `tcp_push` the pictures of a camera. What doors share lies below them: `upload` (errors, seal),
+//! `messages_in` (messages), `frames_in` (those of WebSockets), `pictures_in` (those of cameras).
 
 mod append_sessions;
+mod frames_in;
 pub mod http_put;
 mod messages_in;
+mod pictures_in;
+pub mod tcp_push;
 pub mod upload;
 pub mod websocket_append;
 pub mod websocket_publish;
@@ -14,6 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 pub use self::append_sessions::AppendSessions;
+use crate::cameras::Cameras;
 use crate::channels::Channels;
 use crate::packager::Packager;
 use crate::runtime::counters::Counters;
@@ -48,6 +53,7 @@ pub struct Ingest {
     pub store: Arc<Store>,
     pub packager: Arc<Packager>,
     pub channels: Arc<Channels>,
+    pub cameras: Arc<Cameras>,
     pub append_sessions: Arc<AppendSessions>,
     pub ring: Rc<FileRing>,
     pub disk: Disk,

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use super::Ingest;
 use super::append_sessions::{Earlier, Legacy, Session};
-use super::messages_in::{Door, Ended, Intake, Link, Wanted};
+use super::frames_in::{Frames, Wanted};
+use super::messages_in::{Door, Ended, Intake, Link};
 use super::upload::{UploadError, Watcher, seal};
 use crate::runtime::clock;
 use crate::runtime::counters::Counter;
@@ -97,13 +98,13 @@ async fn finish(ingest: &Ingest, legacy: Legacy) -> Result<(), UploadError> {
     Ok(())
 }
 
-async fn begin_intake(ingest: &Ingest, writer: Writer, watcher: Watcher) -> Intake {
+async fn begin_intake(ingest: &Ingest, writer: Writer, watcher: Watcher) -> Intake<Frames> {
     let is_atomic = matches!(watcher, Watcher::Nobody);
     let partial = if is_atomic { Partial::Hidden } else { Partial::Visible };
     let (writer, whole) = look_through(ingest, writer).await;
     let message = if whole.is_valid() { whole } else { begun_character(&writer) };
     let bytes_max = ingest.options.append_message_bytes_max;
-    let mut intake = Intake::new(writer, watcher, (Wanted::All, partial), bytes_max);
+    let mut intake = Intake::of_frames((writer, watcher), (Wanted::All, partial), bytes_max);
     intake.judge_text(message, whole);
     intake
 }
@@ -230,9 +231,9 @@ impl Appending<'_> {
     }
 }
 
-impl Door for Appending<'_> {
+impl Door<Frames> for Appending<'_> {
     /// A ping; to an appender that can resume it says how long the object is.
-    async fn beat(&mut self, intake: &Intake) -> Vec<u8> {
+    async fn beat(&mut self, intake: &Intake<Frames>) -> Vec<u8> {
         if self.session.is_none() {
             return control_frame(Opcode::Ping, &[]);
         }
@@ -245,7 +246,7 @@ impl Door for Appending<'_> {
         }
     }
 
-    fn note(&mut self, _intake: &mut Intake, _messages: u64) {}
+    fn note(&mut self, _intake: &mut Intake<Frames>, _messages: u64) {}
 
     fn beat_bytes(&self) -> u64 {
         if self.session.is_some() { CONFIRMED_AFTER_BYTES } else { u64::MAX }

@@ -14,7 +14,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Ingest;
-use super::messages_in::{Door, Ended, Intake, Link, Wanted};
+use super::frames_in::{Frames, Wanted};
+use super::messages_in::{Door, Ended, Intake, Link};
 use super::upload::{UploadError, Watcher};
 use crate::channels::{Claim, HEARTBEAT, Publication, PublishRequest, Verdict};
 use crate::runtime::clock;
@@ -100,7 +101,7 @@ async fn begin(
     ingest: &Ingest,
     claim: Claim,
     name: &str,
-) -> Result<(Intake, Publication), PublishError> {
+) -> Result<(Intake<Frames>, Publication), PublishError> {
     let feed = ingest.packager.feed_of_channel(name).map_err(UploadError::Refused)?;
     let (store, core) = (ingest.store.clone(), Some(ingest.core));
     let label = format!("channel {name}");
@@ -115,10 +116,10 @@ async fn begin(
     let publication = claim.go_live(object, core);
     let watcher = feed.map_or(Watcher::Nobody, |feed| Watcher::Feed(Box::new(feed)));
     let rule = (Wanted::Binary, Partial::Visible);
-    Ok((Intake::new(writer, watcher, rule, options.message_bytes_max), publication))
+    Ok((Intake::of_frames((writer, watcher), rule, options.message_bytes_max), publication))
 }
 
-fn finish(ingest: &Ingest, intake: Intake, is_orderly: bool) {
+fn finish(ingest: &Ingest, intake: Intake<Frames>, is_orderly: bool) {
     let Intake { writer, watcher, .. } = intake;
     let object = writer.object().clone();
     writer.end_unnamed();
@@ -132,12 +133,12 @@ struct Publishing {
     publication: Publication,
 }
 
-impl Door for Publishing {
-    async fn beat(&mut self, _intake: &Intake) -> Vec<u8> {
+impl Door<Frames> for Publishing {
+    async fn beat(&mut self, _intake: &Intake<Frames>) -> Vec<u8> {
         HEARTBEAT.to_vec()
     }
 
-    fn note(&mut self, intake: &mut Intake, messages: u64) {
+    fn note(&mut self, intake: &mut Intake<Frames>, messages: u64) {
         let object = Arc::clone(intake.writer.object());
         let (first, next) = object.messages();
         if messages > 0 {

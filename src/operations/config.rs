@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::config_cameras::CamerasSection;
+
 macro_rules! options {
     ($(#[$doc:meta])* $section:ident { $($(#[doc = $help:literal])* $key:ident: $kind:ty = $default:expr;)* }) => {
         $(#[$doc])*
@@ -24,11 +26,12 @@ macro_rules! options {
 
         impl $section {
             /// Key and help of each row.
-            const ROWS: &'static [(&'static str, &'static str)] =
+            pub(super) const ROWS: &'static [(&'static str, &'static str)] =
                 &[$((stringify!($key), concat!("" $(, $help)*)),)*];
         }
     };
 }
+pub(super) use options;
 
 options! {
     /// The top level of the file.
@@ -69,6 +72,7 @@ options! {
         compat: CompatSection = CompatSection::default();
         append: AppendSection = AppendSection::default();
         channels: ChannelsSection = ChannelsSection::default();
+        cameras: CamerasSection = CamerasSection::default();
         coordinator: CoordinatorSection = CoordinatorSection::default();
         live: Vec<LiveSection> = vec![LiveSection::default()];
         retention: Vec<RetentionSection> = Vec::new();
@@ -168,6 +172,8 @@ options! {
     CompatSection {
         /// The query is part of an object's name, as in go-chunked-streaming-server.
         query_in_name: bool = false;
+        /// An absent camera (/stream0, /stream1 and so on) is an empty body, as in MultiStreamingServer.
+        empty_stream: bool = false;
     }
 }
 
@@ -482,6 +488,7 @@ impl Config {
         }
         self.check_websockets()?;
         self.channels.check_client()?;
+        self.cameras.check()?;
         self.coordinator.check()?;
         self.check_live()
     }
@@ -772,6 +779,7 @@ fn sections() -> Vec<(&'static str, Vec<Row>)> {
         ("[compat]", rows::<CompatSection>(CompatSection::ROWS)),
         ("[append]", rows::<AppendSection>(AppendSection::ROWS)),
         ("[channels]", rows::<ChannelsSection>(ChannelsSection::ROWS)),
+        ("[cameras]", rows::<CamerasSection>(CamerasSection::ROWS)),
         ("[coordinator]", rows::<CoordinatorSection>(CoordinatorSection::ROWS)),
         ("[[live]]", rows::<LiveSection>(LiveSection::ROWS)),
         ("[[retention]]", rows::<RetentionSection>(RetentionSection::ROWS)),

@@ -7,6 +7,7 @@ use crate::wire::http1::{CHUNK_LINE_BYTES_MAX, HEADERS_MAX, RANGES_MAX, TRAILER_
 use crate::wire::websocket::{ANSWERS_BYTES_MAX, CONTROL_BYTES_MAX, PROTOCOLS_MAX};
 
 use super::config::{AppendSection, ChannelsSection, Config, LimitsSection, StoreSection};
+use super::config_cameras::CamerasSection;
 
 /// Name, value, and what happens beyond it.
 pub type Limit = (&'static str, u64, &'static str);
@@ -53,7 +54,34 @@ pub const FIXED: &[Limit] = &[
 /// Limits that are options, with their present values.
 pub fn configured(config: &Config) -> Vec<Limit> {
     let websockets = websocket_limits(&config.append, &config.channels);
-    [store_limits(&config.store), connection_limits(&config.limits), websockets].concat()
+    let cameras = camera_limits(&config.cameras);
+    [store_limits(&config.store), connection_limits(&config.limits), websockets, cameras].concat()
+}
+
+fn camera_limits(cameras: &CamerasSection) -> Vec<Limit> {
+    vec![
+        ("cameras.streams_max", cameras.streams_max as u64, "cameras that send; more: refused"),
+        (
+            "cameras.picture_bytes_max",
+            u64::from(cameras.picture_bytes_max),
+            "a picture; longer: its camera is closed",
+        ),
+        (
+            "cameras.window_bytes",
+            cameras.window_bytes,
+            "kept of a track; older pictures are given up",
+        ),
+        (
+            "cameras.lag_pictures_max",
+            cameras.lag_pictures_max,
+            "pictures that a viewer is behind; more: skipped to the newest",
+        ),
+        (
+            "cameras.silence_timeout_s",
+            cameras.silence_timeout_s,
+            "seconds of a silent camera; longer: closed",
+        ),
+    ]
 }
 
 fn websocket_limits(append: &AppendSection, channels: &ChannelsSection) -> Vec<Limit> {

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod config;
+pub mod config_cameras;
 pub mod cors;
 pub mod limits;
 pub mod log;

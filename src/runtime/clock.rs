@@ -28,7 +28,7 @@ pub fn monotonic_s() -> u64 {
 }
 
 /// Milliseconds of monotonic time, from the kernel's tick: steps of some milliseconds.
-pub(super) fn tick_ms() -> u64 {
+pub fn tick_ms() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1000 + time.tv_nsec as u64 / 1_000_000
 }

@@ -57,6 +57,11 @@ counters! {
     WebsocketMessagesOut, "websocket_messages_out", "Messages sent to followers and receivers";
     Heartbeats, "heartbeats", "Pings and heartbeats sent to WebSocket peers";
     ReceiversLagged, "receivers_lagged", "Times that a receiver of a channel lost chunks because it was too slow";
+    CameraPictures, "camera_pictures", "Pictures that cameras sent; of H.264 without a greeting, NAL units";
+    CamerasRefused, "cameras_refused", "Connections of cameras that were refused or broke the rules";
+    CameraViewers, "camera_viewers", "Viewers of cameras";
+    PicturesSent, "pictures_sent", "Pictures sent to viewers of cameras";
+    PicturesSkipped, "pictures_skipped", "Pictures that viewers of cameras did not get because they were too slow";
     CmcdLinesDropped, "cmcd_lines_dropped", "CMCD reports not logged because of limits.cmcd_lines_per_s_max";
     DiskStalls, "disk_stalls", "Calls to the disk that took longer than 20 ms";
     StorageErrors, "storage_errors", "Failures of the disk or file system";

@@ -178,6 +178,12 @@ impl Socket {
         Ok(address.ip().to_canonical())
     }
 
+    /// The kernel keeps about so many bytes that the peer has not taken, and no more.
+    pub fn limit_send_buffer(&self, bytes: usize) {
+        // Not done, the peer sees older pictures: nothing worse.
+        let _ = sockopt::set_socket_send_buffer_size(self.fd(), bytes);
+    }
+
     /// No more bytes to the peer; it sees an orderly end.
     pub fn end_sending(&self) {
         let _ = rustix::net::shutdown(self.fd(), Shutdown::Write);

@@ -2,9 +2,13 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
+use super::part_options::raw_camera;
+use crate::cameras::Push;
 use crate::connection::{Doors, Role};
 use crate::operations::config::Config;
+use crate::operations::config_cameras::CamerasSection;
 use crate::runtime::socket;
 
 /// A bound socket and what it leads to.
@@ -29,6 +33,10 @@ impl Bound {
                 listeners.push((listener, Role::Objects(doors)));
             }
         }
+        for (address, push, option) in camera_doors(&config.cameras) {
+            let (listener, _) = bind_one(address, option, user_timeout_s)?;
+            listeners.push((listener, Role::Cameras(push)));
+        }
         Ok(Bound { listeners })
     }
 
@@ -50,9 +58,32 @@ impl Bound {
     }
 }
 
+/// Where cameras push, and how.
+fn camera_doors(section: &CamerasSection) -> Vec<(SocketAddr, Push, &'static str)> {
+    let greeted = section.listen.iter();
+    let greeted = greeted.map(|address| (*address, Push::Greeted, "cameras.listen"));
+    let raw = section
+        .raw
+        .iter()
+        .map(|raw| (raw.listen, Push::Raw(Arc::new(raw_camera(raw))), "cameras.raw.listen"));
+    greeted.chain(raw).collect()
+}
+
 pub(super) fn addresses_of(addresses: &[(SocketAddr, Role)], doors: Doors) -> Vec<SocketAddr> {
     let is_it = |role: &Role| matches!(role, Role::Objects(found) if *found == doors);
     addresses.iter().filter(|(_, role)| is_it(role)).map(|(address, _)| *address).collect()
+}
+
+/// Where cameras push, and the path of each that says not who it is.
+pub(super) fn camera_doors_of(
+    addresses: &[(SocketAddr, Role)],
+) -> Vec<(Option<String>, SocketAddr)> {
+    let door = |(address, role): &(SocketAddr, Role)| match role {
+        Role::Cameras(Push::Greeted) => Some((None, *address)),
+        Role::Cameras(Push::Raw(raw)) => Some((Some(format!("/{}", raw.name)), *address)),
+        Role::Objects(_) | Role::Admin(_) => None,
+    };
+    addresses.iter().filter_map(door).collect()
 }
 
 /// The first core gets the listeners that were bound to learn the ports, and the admin address.

@@ -14,11 +14,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use self::listeners::{Bound, Listening, addresses_of, bind_one, listeners_of_core};
+use self::listeners::{
+    Bound, Listening, addresses_of, bind_one, camera_doors_of, listeners_of_core,
+};
 pub use self::part_options::coordinator_options;
 use self::part_options::{
-    channels_options, control_options, options_of, packager_options, store_options,
+    cameras_options, channels_options, control_options, options_of, packager_options, store_options,
 };
+use crate::cameras::Cameras;
 use crate::channels::Channels;
 use crate::connection::cmcd::CmcdLog;
 use crate::connection::{self, Core, Doors, Page, Role, listener};
@@ -65,6 +68,8 @@ pub struct Server {
     /// Listeners of append's own, and of channels' own.
     pub append: Vec<SocketAddr>,
     pub channels: Vec<SocketAddr>,
+    /// Where cameras push, and the path of each that says not who it is.
+    pub cameras: Vec<(Option<String>, SocketAddr)>,
     pub admin: SocketAddr,
     pub driver: Driver,
     pub recovered: Recovered,
@@ -88,6 +93,7 @@ pub struct Stopper {
     mailboxes: Vec<Mailbox<Message>>,
     is_draining: Arc<AtomicBool>,
     append_sessions: Arc<AppendSessions>,
+    cameras: Arc<Cameras>,
     coordinator: Option<coordinator::Stopper>,
 }
 
@@ -96,6 +102,7 @@ impl Stopper {
     pub fn stop(&self) {
         self.is_draining.store(true, Ordering::SeqCst);
         self.append_sessions.close();
+        self.cameras.close();
         self.mailboxes.iter().for_each(|mailbox| mailbox.send(Message::Drain));
         self.coordinator.iter().for_each(coordinator::Stopper::stop);
     }
@@ -121,6 +128,7 @@ struct Common {
     store: Arc<Store>,
     packager: Arc<Packager>,
     channels: Arc<Channels>,
+    cameras: Arc<Cameras>,
     append_sessions: Arc<AppendSessions>,
     offload: Arc<Offload>,
     connection_options: Arc<connection::Options>,
@@ -137,6 +145,7 @@ impl Common {
         Ok(Common {
             packager: Packager::new(packager_options(config), store.clone()),
             channels: Channels::new(channels_options(&config.channels)?, store.clone()),
+            cameras: Cameras::new(cameras_options(config), store.clone()),
             store,
             append_sessions: AppendSessions::new(ingest_options.is_durable),
             offload: Offload::start()?,
@@ -182,21 +191,23 @@ impl Server {
             };
             workers.push(start_worker(parts)?);
         }
-        let append_sessions = common.append_sessions.clone();
+        let (append_sessions, cameras) = (common.append_sessions.clone(), common.cameras.clone());
         let shared = start_housekeeping(common, is_draining.clone())?;
         let stopper = Stopper {
             mailboxes,
             is_draining,
             append_sessions,
+            cameras,
             coordinator: coordinator.as_ref().map(Coordinator::stopper),
         };
         let of_doors = |doors| addresses_of(&addresses, doors);
         let (listen, append) = (of_doors(Bound::common(config)), of_doors(Doors::APPEND));
-        let channels = of_doors(Doors::CHANNELS);
+        let (channels, cameras) = (of_doors(Doors::CHANNELS), camera_doors_of(&addresses));
         Ok(Server {
             listen,
             append,
             channels,
+            cameras,
             admin,
             driver,
             recovered,
@@ -372,6 +383,7 @@ async fn run_core(parts: Parts) -> io::Result<()> {
             store: parts.common.store.clone(),
             packager: parts.common.packager.clone(),
             channels: parts.common.channels.clone(),
+            cameras: parts.common.cameras.clone(),
             ring: ring.clone(),
             counters: parts.counters.clone(),
             options: parts.common.egress_options,
@@ -382,6 +394,7 @@ async fn run_core(parts: Parts) -> io::Result<()> {
             store: parts.common.store,
             packager: parts.common.packager,
             channels: parts.common.channels,
+            cameras: parts.common.cameras,
             append_sessions: parts.common.append_sessions,
             ring,
             disk: Disk::new(parts.common.offload, parts.counters.clone()),
@@ -440,7 +453,7 @@ async fn drain(
     // Uploads end as configured when their sockets do; their readers are cut by that.
     core.deadlines.shut_all(|phase| !matches!(phase, Phase::Sending | Phase::Following));
     // The admin address says "draining" to the end.
-    for (listener, role) in listeners.iter().filter(|(_, role)| matches!(role, Role::Objects(_))) {
+    for (listener, role) in listeners.iter().filter(|(_, role)| !matches!(role, Role::Admin(_))) {
         listener::stop(core, listener, role);
     }
     while !core.deadlines.is_empty() && clock::now() < deadline {

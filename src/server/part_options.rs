@@ -4,17 +4,20 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cameras::{self, RawCamera};
 use crate::channels::{self, LagRule};
 use crate::coordinator::{self, ClientOptions, Credentials, Hook, Pace};
 use crate::operations::config::{
     self, ChannelsSection, Config, CoordinatorSection, Durability, HookAuth, HookSection,
     LiveParts, LiveSection, OnAbort, OnLag, PlaylistType, SteeringSection,
 };
+use crate::operations::config_cameras::{RawFormat, RawQuality, RawSection};
 use crate::operations::cors;
 use crate::packager::{self, LiveRule, Pathway, Steering};
 use crate::runtime::clock;
 use crate::store::{RetentionRule, Signal, StoreOptions};
 use crate::wire::http1::HeadLimits;
+use crate::wire::tcp_framing::{PictureKind, Quality};
 use crate::{connection, egress, ingest};
 
 /// Descriptors that are neither connections nor object files: rings, listeners, logs, uploads.
@@ -161,6 +164,38 @@ pub(super) fn channels_options(section: &ChannelsSection) -> io::Result<channels
         silence_timeout_s: section.silence_timeout_s,
         clock: clock::unix_ms,
     })
+}
+
+pub(super) fn cameras_options(config: &Config) -> cameras::Options {
+    let section = &config.cameras;
+    let below = |folder: &str| folder.trim_start_matches('/').to_owned();
+    cameras::Options {
+        streams_max: section.streams_max,
+        picture_bytes_max: section.picture_bytes_max,
+        window_bytes: section.window_bytes,
+        lag_pictures_max: section.lag_pictures_max,
+        silence_timeout_s: section.silence_timeout_s,
+        hold_over_s: section.hold_over_s,
+        record_below: section.record_below.as_deref().map_or_else(String::new, below),
+        live_below: below(&section.live_below),
+        has_empty_streams: config.compat.empty_stream,
+        raw_names: section.raw.iter().map(|raw| raw_camera(raw).name).collect(),
+        is_enabled: section.is_enabled(),
+    }
+}
+
+pub(super) fn raw_camera(section: &RawSection) -> RawCamera {
+    RawCamera {
+        name: section.path.trim_start_matches('/').to_owned(),
+        kind: match section.format {
+            RawFormat::Mjpeg => PictureKind::Mjpeg,
+            RawFormat::H264 => PictureKind::H264,
+        },
+        quality: match section.quality {
+            RawQuality::Low => Quality::Low,
+            RawQuality::High => Quality::High,
+        },
+    }
 }
 
 fn steering(section: &SteeringSection) -> Steering {

@@ -53,6 +53,8 @@ impl MixedReplace {
     pub const BEGIN: &[u8] = b"--headwater-picture\r\n";
     /// Behind each part.
     pub const NEXT: &[u8] = b"\r\n--headwater-picture\r\n";
+    /// The same, and what stands behind it if it is the end of an HTTP chunk.
+    pub const NEXT_CHUNKED: &[u8] = b"\r\n--headwater-picture\r\n\r\n";
 
     /// What stands in front of a picture's bytes.
     pub fn part_head(content_type: &str, length: u64) -> String {

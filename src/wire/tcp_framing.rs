@@ -22,6 +22,37 @@ pub enum PictureKind {
     H264,
 }
 
+impl PictureKind {
+    /// Of one picture behind the other.
+    pub fn stream_type(self) -> &'static str {
+        match self {
+            PictureKind::Mjpeg => "video/x-motion-jpeg",
+            PictureKind::H264 => "video/h264",
+        }
+    }
+
+    /// In JSON, and as the extension of a file.
+    pub fn word(self) -> &'static str {
+        match self {
+            PictureKind::Mjpeg => "mjpeg",
+            PictureKind::H264 => "h264",
+        }
+    }
+}
+
+impl Quality {
+    pub fn word(self) -> &'static str {
+        match self {
+            Quality::Low => "low",
+            Quality::High => "high",
+        }
+    }
+
+    pub fn from_word(word: &str) -> Option<Quality> {
+        [Quality::Low, Quality::High].into_iter().find(|quality| quality.word() == word)
+    }
+}
+
 /// A camera may send itself twice; the better one is the larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Quality {
@@ -40,6 +71,10 @@ pub enum CameraError {
     NegativeLength(i32),
     #[error("it announced a picture of {bytes} bytes, and {max} are allowed")]
     TooLong { bytes: u32, max: u32 },
+    #[error("a picture goes on behind {max} bytes, and no more are allowed")]
+    Endless { max: u32 },
+    #[error("a picture is no JPEG")]
+    BrokenPicture,
 }
 
 impl Greeting {

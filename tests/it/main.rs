@@ -40,6 +40,9 @@ mod cli;
 mod migrate;
 mod publish;
 
+mod camera_kit;
+mod cameras;
+
 mod autobahn;
 mod coordinator;
 mod coordinator_client;

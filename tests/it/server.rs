@@ -151,10 +151,18 @@ impl Server {
 
     /// Where a door with listeners of its own is: "append" or "channels".
     pub(crate) fn door(&self, name: &str) -> SocketAddr {
+        self.said_address(&format!("{name} on http://"))
+    }
+
+    /// Where cameras push: "cameras", or "camera /PATH".
+    pub(crate) fn camera_door(&self, name: &str) -> SocketAddr {
+        self.said_address(&format!("{name} on tcp://"))
+    }
+
+    fn said_address(&self, start: &str) -> SocketAddr {
         let (said, lines) = &mut *self.said.lock().unwrap();
-        let start = format!("{name} on http://");
         loop {
-            if let Some(url) = said.iter().find_map(|line| line.strip_prefix(&*start)) {
+            if let Some(url) = said.iter().find_map(|line| line.strip_prefix(start)) {
                 return reachable(url);
             }
             said.push(lines.recv_timeout(HANG).expect("the address of a door is not said"));

@@ -1,0 +1,190 @@
+//! The pictures of a camera on their way out, each whole, as parts that replace one another.
+//!
+//! | a viewer is at | left by |
+//! |---|---|
+//! | a picture | the picture, or the newest one if the viewer is too slow (`Pace`) |
+//! | the newest picture | the next one, or its own going |
+//! | the end of a track | another track of the camera; none comes: the end of the body |
+
+use std::future::Future;
+use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::transfer::{BodyFraming, CutReason, Sender};
+use crate::cameras::{Pace, Track, Wanted, Watch};
+use crate::runtime::counters::Counter;
+use crate::runtime::{clock, timers};
+use crate::store::{Message, MessageLook, Object, Reader};
+use crate::wire::http1::Chunk;
+use crate::wire::multipart::MixedReplace;
+use crate::wire::tcp_framing::PictureKind;
+
+/// What the kernel keeps for a viewer: more would only make what it sees older.
+const SEND_BUFFER_BYTES: usize = 512 << 10;
+/// A viewer looks so often whether there is a track that suits it better.
+const LOOK_PICTURES: u64 = 64;
+
+/// What a viewer watches.
+pub(super) struct Pictures {
+    watch: Watch,
+    wanted: Wanted,
+}
+
+impl Pictures {
+    pub(super) fn new(watch: Watch, wanted: Wanted) -> Pictures {
+        Pictures { watch, wanted }
+    }
+
+    /// Send pictures until the camera has been gone for a while.
+    pub(super) async fn send(
+        self,
+        sender: &mut Sender<'_>,
+        mut peer_gone: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<(), CutReason> {
+        let egress = sender.egress;
+        egress.counters.add(Counter::CameraViewers, 1);
+        sender.socket.limit_send_buffer(SEND_BUFFER_BYTES);
+        // A viewer waits for the first delimiter to know what comes.
+        sender.put_made(&Bytes::from_static(MixedReplace::BEGIN)).await?;
+        sender.flush_prefix().await?;
+        let lag_pictures_max = egress.cameras.options.lag_pictures_max;
+        let mut pace = Pace::new(self.wanted, lag_pictures_max, now_ms());
+        loop {
+            let Some(track) = self.track(&pace, egress.core, peer_gone.as_mut()).await? else {
+                return Ok(());
+            };
+            self.follow(sender, &track, &mut pace, peer_gone.as_mut()).await?;
+        }
+    }
+
+    /// The track that suits now; `None` if none comes in time.
+    async fn track(
+        &self,
+        pace: &Pace,
+        core: usize,
+        mut peer_gone: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Option<Track>, CutReason> {
+        let mut news = self.watch.news();
+        let found = std::future::poll_fn(|context| {
+            loop {
+                if let Some(track) = self.suiting(pace) {
+                    return Poll::Ready(Ok(Some(track)));
+                }
+                if !self.watch.may_come_back() {
+                    return Poll::Ready(Ok(None));
+                }
+                if news.poll_news(core, context).is_pending() {
+                    return peer_gone.as_mut().poll(context).map(|()| Err(CutReason::Peer));
+                }
+                news = self.watch.news();
+            }
+        });
+        let patience = Duration::from_secs(self.watch.hold_over_s());
+        timers::within(patience, found).await.unwrap_or(Ok(None))
+    }
+
+    fn suiting(&self, pace: &Pace) -> Option<Track> {
+        self.watch.tracks().nearest(PictureKind::Mjpeg, pace.quality()).cloned()
+    }
+
+    /// Send the pictures of a track, from the newest on, until it ends or another one suits better.
+    async fn follow(
+        &self,
+        sender: &mut Sender<'_>,
+        track: &Track,
+        pace: &mut Pace,
+        mut peer_gone: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<(), CutReason> {
+        let object = &track.object;
+        let (store, core) = (&sender.egress.store, sender.egress.core);
+        let mut reader = Reader::new(store, object.clone(), core, object.head(), u64::MAX);
+        let mut next = newest(object);
+        let mut quality = pace.quality();
+        self.watch.note_track(track, next);
+        loop {
+            let look = std::future::poll_fn(|context| {
+                if let Poll::Ready(look) = reader.poll_message(next, context) {
+                    return Poll::Ready(Ok(look));
+                }
+                peer_gone.as_mut().poll(context).map(|()| Err(CutReason::Peer))
+            });
+            let picture = match self.choose(sender, object, look.await?, (next, pace)) {
+                ControlFlow::Break(()) => return Ok(()),
+                ControlFlow::Continue(None) => {
+                    next = newest(object);
+                    continue;
+                }
+                ControlFlow::Continue(Some(picture)) => picture,
+            };
+            if pace.quality() != quality || picture.number.is_multiple_of(LOOK_PICTURES) {
+                if self.suiting(pace).is_some_and(|suiting| !suiting.is(track)) {
+                    return Ok(());
+                }
+                quality = pace.quality();
+            }
+            reader.advance(picture.start - reader.offset());
+            send_picture(sender, &mut reader, picture.end).await?;
+            next = picture.number + 1;
+            self.watch.note_next(next);
+        }
+    }
+
+    /// Which picture to send, having looked for `next`; `None` to look for the newest, an end if none
+    /// comes.
+    fn choose(
+        &self,
+        sender: &Sender<'_>,
+        object: &Arc<Object>,
+        look: MessageLook,
+        (next, pace): (u64, &mut Pace),
+    ) -> ControlFlow<(), Option<Message>> {
+        let (first, end) = object.messages();
+        let behind = end.saturating_sub(next + 1);
+        let (picture, skipped) = match look {
+            MessageLook::NotYet => return ControlFlow::Break(()),
+            MessageLook::Forgotten { .. } => (None, first.saturating_sub(next)),
+            MessageLook::Here(picture) => match pace.skip(behind, now_ms()) {
+                0 => return ControlFlow::Continue(Some(picture)),
+                skipped => match object.message(next + skipped) {
+                    MessageLook::Here(newest) => (Some(newest), skipped),
+                    _ => (None, skipped),
+                },
+            },
+        };
+        self.watch.note_skipped(skipped);
+        sender.egress.counters.add(Counter::PicturesSkipped, skipped);
+        ControlFlow::Continue(picture)
+    }
+}
+
+/// The number of the newest picture, or of the first one.
+fn newest(object: &Object) -> u64 {
+    let (first, end) = object.messages();
+    end.saturating_sub(1).max(first)
+}
+
+/// Send what lies between the reader and `end` as one part.
+async fn send_picture(
+    sender: &mut Sender<'_>,
+    reader: &mut Reader,
+    end: u64,
+) -> Result<(), CutReason> {
+    let bytes = end - reader.offset();
+    let part = MixedReplace::part_head("image/jpeg", bytes);
+    sender.egress.counters.add(Counter::PicturesSent, 1);
+    if sender.framing() != BodyFraming::Chunked {
+        return sender.enclosed(part.as_bytes(), (reader, bytes), MixedReplace::NEXT).await;
+    }
+    let chunk = Chunk::header(part.len() as u64 + bytes + MixedReplace::NEXT.len() as u64);
+    let head = [chunk.as_bytes(), part.as_bytes()].concat();
+    sender.enclosed(&head, (reader, bytes), MixedReplace::NEXT_CHUNKED).await
+}
+
+fn now_ms() -> u64 {
+    clock::tick_ms()
+}

@@ -1,0 +1,90 @@
+//! The pictures of a camera, as messages.
+
+use super::messages_in::{Batch, Ended, Framing};
+use crate::runtime::counters::Counter;
+use crate::store::{MessageKind, Partial};
+use crate::wire::jpeg::{JpegEvent, JpegSplitter};
+use crate::wire::tcp_framing::{CameraError, PictureEvent, PictureReader};
+
+/// Where one picture ends and the next begins.
+pub(super) enum Pictures {
+    /// A length stands before each.
+    Lengths(PictureReader),
+    /// JPEGs, one behind the other.
+    Jpegs(Jpegs),
+}
+
+pub(super) struct Jpegs {
+    splitter: JpegSplitter,
+    /// Of the present picture.
+    bytes: u64,
+    picture_bytes_max: u32,
+}
+
+impl Pictures {
+    pub(super) fn jpegs(picture_bytes_max: u32) -> Pictures {
+        Pictures::Jpegs(Jpegs { splitter: JpegSplitter::default(), bytes: 0, picture_bytes_max })
+    }
+}
+
+impl Framing for Pictures {
+    const COUNTER: Counter = Counter::CameraPictures;
+
+    fn read<'b>(&mut self, input: &'b mut [u8], batch: &mut Batch<'b>) {
+        batch.is_heard = !input.is_empty();
+        let ended = match self {
+            Pictures::Lengths(reader) => read_lengths(reader, input, batch),
+            Pictures::Jpegs(jpegs) => jpegs.read(input, batch),
+        };
+        batch.ended = ended;
+    }
+
+    fn partial(&self) -> Partial {
+        Partial::Hidden
+    }
+}
+
+fn read_lengths<'b>(
+    reader: &mut PictureReader,
+    input: &'b [u8],
+    batch: &mut Batch<'b>,
+) -> Option<Ended> {
+    let mut is_over = false;
+    let outcome = reader.push(input, &mut |event| match event {
+        PictureEvent::Bytes { bytes, is_last } => {
+            batch.put(bytes);
+            if is_last {
+                batch.end_message(MessageKind::Binary);
+            }
+        }
+        PictureEvent::End => is_over = true,
+    });
+    match outcome {
+        Err(error) => Some(Ended::Camera(error)),
+        Ok(()) => is_over.then(|| Ended::Closed(Vec::new())),
+    }
+}
+
+impl Jpegs {
+    fn read<'b>(&mut self, input: &'b [u8], batch: &mut Batch<'b>) -> Option<Ended> {
+        let Jpegs { splitter, bytes, picture_bytes_max } = self;
+        let mut error = None;
+        splitter.push(input, &mut |event| match event {
+            // Nothing behind a broken picture: its bytes are written, and would be part of the next.
+            _ if error.is_some() => {}
+            JpegEvent::Bytes(piece) => {
+                *bytes += piece.len() as u64;
+                if *bytes > u64::from(*picture_bytes_max) {
+                    error = Some(CameraError::Endless { max: *picture_bytes_max });
+                }
+                batch.put(piece);
+            }
+            JpegEvent::End => {
+                *bytes = 0;
+                batch.end_message(MessageKind::Binary);
+            }
+            JpegEvent::Broken => error = Some(CameraError::BrokenPicture),
+        });
+        error.map(Ended::Camera)
+    }
+}
