@@ -74,16 +74,14 @@ pub(super) fn addresses_of(addresses: &[(SocketAddr, Role)], doors: Doors) -> Ve
     addresses.iter().filter(|(_, role)| is_it(role)).map(|(address, _)| *address).collect()
 }
 
-/// Where cameras push, and the path of each that says not who it is.
+/// Where cameras push, and what their listener knows of them.
 pub(super) fn camera_doors_of(
     addresses: &[(SocketAddr, Role)],
-) -> Vec<(Option<String>, SocketAddr)> {
-    let door = |(address, role): &(SocketAddr, Role)| match role {
-        Role::Cameras(Push::Greeted) => Some((None, *address)),
-        Role::Cameras(Push::Raw(raw)) => Some((Some(format!("/{}", raw.name)), *address)),
+) -> impl Iterator<Item = (SocketAddr, &Push)> {
+    addresses.iter().filter_map(|(address, role)| match role {
+        Role::Cameras(push) => Some((*address, push)),
         Role::Objects(_) | Role::Admin(_) => None,
-    };
-    addresses.iter().filter_map(door).collect()
+    })
 }
 
 /// The first core gets the listeners that were bound to learn the ports, and the admin address.

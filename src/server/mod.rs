@@ -2,6 +2,7 @@
 //! a housekeeping thread, the admin pages, coordinator and its client, and the orderly stop.
 //! `listeners` binds, `part_options` hands each part its options.
 
+mod camera_page;
 mod listeners;
 mod part_options;
 
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use self::camera_page::{Places, RawPlace};
 use self::listeners::{
     Bound, Listening, addresses_of, bind_one, camera_doors_of, listeners_of_core,
 };
@@ -21,7 +23,7 @@ pub use self::part_options::coordinator_options;
 use self::part_options::{
     cameras_options, channels_options, control_options, options_of, packager_options, store_options,
 };
-use crate::cameras::Cameras;
+use crate::cameras::{Cameras, Push};
 use crate::channels::Channels;
 use crate::connection::cmcd::CmcdLog;
 use crate::connection::{self, Core, Doors, Page, Role, listener};
@@ -202,7 +204,13 @@ impl Server {
         };
         let of_doors = |doors| addresses_of(&addresses, doors);
         let (listen, append) = (of_doors(Bound::common(config)), of_doors(Doors::APPEND));
-        let (channels, cameras) = (of_doors(Doors::CHANNELS), camera_doors_of(&addresses));
+        let channels = of_doors(Doors::CHANNELS);
+        let path = |push: &Push| match push {
+            Push::Greeted => None,
+            Push::Raw(raw) => Some(format!("/{}", raw.name)),
+        };
+        let cameras = camera_doors_of(&addresses).map(|(address, push)| (path(push), address));
+        let cameras = cameras.collect();
         Ok(Server {
             listen,
             append,
@@ -281,10 +289,30 @@ fn admin_pages(
 ) -> Role {
     let metrics = metrics_page(common, counters, driver);
     let player = Player::read(&config.player_dir, &channel_door(config, addresses));
-    let admin = Admin { metrics, player, is_draining: is_draining.clone() };
+    let cameras = camera_page::pages(common.cameras.clone(), camera_places(addresses));
+    let cameras = Box::new(cameras);
+    let admin = Admin { metrics, player, cameras, is_draining: is_draining.clone() };
     Role::Admin(Arc::new(move |path: &str| {
         admin.page(path).map(|(status, content_type, body)| Page { status, content_type, body })
     }))
+}
+
+/// Where the page of cameras finds what it shows.
+fn camera_places(addresses: &[(SocketAddr, Role)]) -> Places {
+    let mut places = Places { listen: Vec::new(), push: Vec::new(), raw: Vec::new() };
+    for (address, role) in addresses {
+        match role {
+            Role::Objects(doors) if doors.http => places.listen.push(*address),
+            Role::Cameras(Push::Greeted) => places.push.push(*address),
+            Role::Cameras(Push::Raw(raw)) => places.raw.push(RawPlace {
+                listen: *address,
+                format: raw.kind.word(),
+                path: format!("/{}", raw.name),
+            }),
+            Role::Objects(_) | Role::Admin(_) => {}
+        }
+    }
+    places
 }
 
 /// Whoever publishes to a channel is asked about there, if there is a coordinator.
