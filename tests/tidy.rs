@@ -47,7 +47,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// A file of `ingest` or `egress` with such a name is a door: `<protocol>_<verb>`.
-const DOOR_PROTOCOLS: [&str; 6] = ["http", "websocket", "tcp", "upstream", "mjpeg", "ts"];
+const DOOR_PROTOCOLS: [&str; 7] = ["http", "websocket", "tcp", "upstream", "mjpeg", "h264", "ts"];
 
 const UNSAFE_ADDRESSES: [&str; 5] = [
     "src/store/mapping.rs",

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -318,13 +319,37 @@ impl Watch {
         NewsWait::new(self.camera.news.clone(), self.camera.news.version())
     }
 
-    /// Whether a camera that went may come back.
-    pub fn may_come_back(&self) -> bool {
-        !self.cameras.is_closed.load(Ordering::SeqCst)
+    /// The track of this kind, and of this quality if there is one, once there is any; `None` if the
+    /// server stops. `news` is from before.
+    pub fn poll_track(
+        &self,
+        (kind, quality): (PictureKind, Quality),
+        (news, core): (&mut NewsWait, usize),
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Track>> {
+        loop {
+            if let Some(track) = self.tracks().nearest(kind, quality) {
+                return Poll::Ready(Some(track.clone()));
+            }
+            if self.cameras.is_closed.load(Ordering::SeqCst) {
+                return Poll::Ready(None);
+            }
+            if news.poll_news(core, context).is_pending() {
+                return Poll::Pending;
+            }
+            *news = self.news();
+        }
     }
 
-    pub fn hold_over_s(&self) -> u64 {
-        self.cameras.options.hold_over_s
+    /// How long to wait for a camera that went.
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(self.cameras.options.hold_over_s)
+    }
+
+    /// True if another track than this one suits better now.
+    pub fn has_better(&self, track: &Track, quality: Quality) -> bool {
+        let tracks = self.tracks();
+        tracks.nearest(track.kind, quality).is_some_and(|nearest| !nearest.is(track))
     }
 
     pub fn note_track(&self, track: &Track, next: u64) {

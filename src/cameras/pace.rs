@@ -67,16 +67,14 @@ impl Pace {
         self.quality
     }
 
-    /// How many pictures to skip of the `behind` that wait behind the next one.
-    pub fn skip(&mut self, behind: u64, now_ms: u64) -> u64 {
+    /// So many pictures wait behind the next one: true if some are to be skipped.
+    pub fn is_too_far(&self, behind: u64) -> bool {
         let allowed = if self.slow_since_ms.is_some() { 0 } else { self.lag_pictures_max };
-        let skipped = if behind > allowed { behind } else { 0 };
-        self.note(skipped, now_ms);
-        skipped
+        behind > allowed
     }
 
     /// One picture goes out, and so many before it did not.
-    fn note(&mut self, skipped: u64, now_ms: u64) {
+    pub fn note(&mut self, skipped: u64, now_ms: u64) {
         self.period.sent += 1;
         self.period.skipped += skipped;
         match self.slow_since_ms {
@@ -122,11 +120,17 @@ mod tests {
 
     const PICTURE_MS: u64 = 40;
 
+    fn skip(pace: &mut Pace, behind: u64, now_ms: u64) -> u64 {
+        let skipped = if pace.is_too_far(behind) { behind } else { 0 };
+        pace.note(skipped, now_ms);
+        skipped
+    }
+
     /// A viewer that finds so many pictures behind the next one each time, for so long.
     fn watch(pace: &mut Pace, now_ms: &mut u64, behind: u64, ms: u64) -> (u64, u64) {
         let (end_ms, mut sent, mut skipped) = (*now_ms + ms, 0, 0);
         while *now_ms < end_ms {
-            let now = pace.skip(behind, *now_ms);
+            let now = skip(pace, behind, *now_ms);
             sent += 1;
             skipped += now;
             *now_ms += PICTURE_MS * (1 + now);
@@ -141,13 +145,17 @@ mod tests {
     #[test]
     fn a_moment_of_lag_costs_nothing() {
         let mut pace = pace(Wanted::Auto);
-        assert_eq!((25..30).map(|behind| pace.skip(behind - 25, 1)).sum::<u64>(), 0);
-        assert_eq!(pace.skip(25, 2), 0);
-        assert_eq!(pace.skip(26, 3), 26, "to the newest");
-        assert_eq!(pace.skip(1, 4), 1, "a slow one gets the newest");
-        assert_eq!((pace.skip(0, 10), pace.skip(0, 4_000)), (0, 0));
-        assert_eq!(pace.skip(1, 4_900), 1);
-        assert_eq!((pace.skip(0, 9_950), pace.skip(9, 9_960)), (0, 0), "it keeps up again");
+        assert_eq!((25..30).map(|behind| skip(&mut pace, behind - 25, 1)).sum::<u64>(), 0);
+        assert_eq!(skip(&mut pace, 25, 2), 0);
+        assert_eq!(skip(&mut pace, 26, 3), 26, "to the newest");
+        assert_eq!(skip(&mut pace, 1, 4), 1, "a slow one gets the newest");
+        assert_eq!((skip(&mut pace, 0, 10), skip(&mut pace, 0, 4_000)), (0, 0));
+        assert_eq!(skip(&mut pace, 1, 4_900), 1);
+        assert_eq!(
+            (skip(&mut pace, 0, 9_950), skip(&mut pace, 9, 9_960)),
+            (0, 0),
+            "it keeps up again"
+        );
     }
 
     #[test]

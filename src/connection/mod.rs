@@ -50,6 +50,8 @@ pub struct Options {
     pub channels_prefix: String,
     /// Origins of which the request's own is allowed; empty if the common lines say it all.
     pub listed_origins: Vec<String>,
+    /// Origins that may read answers; `*` is all.
+    pub allowed_origins: Vec<String>,
 }
 
 /// A page of the admin address.

@@ -109,6 +109,11 @@ impl Reply {
         Reply::bare(200, "")
     }
 
+    /// As MultiStreamingServer says it.
+    pub fn foreign_origin() -> Reply {
+        Reply::bare(403, "Forbidden").closing()
+    }
+
     pub fn unknown_quality() -> Reply {
         Reply::new(400, "quality is low, high or auto")
     }

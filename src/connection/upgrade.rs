@@ -9,6 +9,7 @@ use super::{Core, Doors};
 use crate::channels::{Admission, PublishRequest};
 use crate::egress::websocket_follow::{self, Follow};
 use crate::egress::websocket_receive::{self, Kind, Receive};
+use crate::egress::websocket_view::{self, View};
 use crate::ingest::websocket_append::{self, Append, OFFSET};
 use crate::ingest::websocket_publish::{self, Publish};
 use crate::runtime::deadlines::Deadline;
@@ -32,6 +33,8 @@ pub(super) enum Upgrade {
     Follow(Follow),
     Publish(Publish, Admission),
     Receive(Receive, Admission),
+    /// Of a camera.
+    View(View),
 }
 
 /// `/CHANNEL/KEY/KIND`, as sent.
@@ -205,7 +208,7 @@ fn follow(case: &Case<'_>, target: &Target<'_>) -> Result<Option<Upgrade>, Reply
 }
 
 /// The answer to the handshake (RFC 6455 §4.2.2), without the empty line.
-fn switching(offered: &Handshake<'_>, protocol: Option<&str>) -> Vec<u8> {
+pub(super) fn switching(offered: &Handshake<'_>, protocol: Option<&str>) -> Vec<u8> {
     let mut head = Vec::with_capacity(192);
     let mut lines = HeadWriter::new(&mut head, 101);
     lines.field("Upgrade", "websocket");
@@ -217,7 +220,7 @@ fn switching(offered: &Handshake<'_>, protocol: Option<&str>) -> Vec<u8> {
     head
 }
 
-fn ended(mut head: Vec<u8>) -> Vec<u8> {
+pub(super) fn ended(mut head: Vec<u8>) -> Vec<u8> {
     head.extend_from_slice(b"\r\n");
     head
 }
@@ -256,6 +259,10 @@ pub(super) async fn run(
             let words =
                 websocket_receive::receive(&core.egress, receive, input, socket, deadline).await;
             Parted::Words(words)
+        }
+        Upgrade::View(view) => {
+            let viewing = websocket_view::follow(&core.egress, view, input, socket, deadline);
+            Parted::Words(Box::pin(viewing).await)
         }
         Upgrade::Append(append) => {
             let name = append.name.clone();

@@ -1,10 +1,12 @@
 //! Doors out: what readers get from the store. `http_get` serves whole objects, ranges and live tails;
 //! of presentations `http_view` serves the media and `http_playlist` the texts, and `live` asks the
 //! packager which of them a name is; `websocket_follow` sends objects and `websocket_receive` channels
-//! through WebSockets; `mjpeg_follow` sends the pictures of cameras. What doors share lies below them:
+//! through WebSockets; `mjpeg_follow`, `h264_follow` and `websocket_view` send the pictures of
+//! cameras. What doors share lies below them:
 //! `answer` (heads), `transfer` (bodies), `messages_out` (messages), `pictures_out` (pictures).
 
 pub mod answer;
+pub mod h264_follow;
 pub mod http_get;
 mod http_playlist;
 mod http_view;
@@ -15,6 +17,7 @@ mod pictures_out;
 pub mod transfer;
 pub mod websocket_follow;
 pub mod websocket_receive;
+pub mod websocket_view;
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -11,7 +11,6 @@ use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -25,7 +24,7 @@ use crate::wire::multipart::MixedReplace;
 use crate::wire::tcp_framing::PictureKind;
 
 /// What the kernel keeps for a viewer: more would only make what it sees older.
-const SEND_BUFFER_BYTES: usize = 512 << 10;
+pub(super) const SEND_BUFFER_BYTES: usize = 512 << 10;
 /// A viewer looks so often whether there is a track that suits it better.
 const LOOK_PICTURES: u64 = 64;
 
@@ -70,26 +69,14 @@ impl Pictures {
         mut peer_gone: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Option<Track>, CutReason> {
         let mut news = self.watch.news();
+        let wanted = (PictureKind::Mjpeg, pace.quality());
         let found = std::future::poll_fn(|context| {
-            loop {
-                if let Some(track) = self.suiting(pace) {
-                    return Poll::Ready(Ok(Some(track)));
-                }
-                if !self.watch.may_come_back() {
-                    return Poll::Ready(Ok(None));
-                }
-                if news.poll_news(core, context).is_pending() {
-                    return peer_gone.as_mut().poll(context).map(|()| Err(CutReason::Peer));
-                }
-                news = self.watch.news();
+            match self.watch.poll_track(wanted, (&mut news, core), context) {
+                Poll::Ready(found) => Poll::Ready(Ok(found)),
+                Poll::Pending => peer_gone.as_mut().poll(context).map(|()| Err(CutReason::Peer)),
             }
         });
-        let patience = Duration::from_secs(self.watch.hold_over_s());
-        timers::within(patience, found).await.unwrap_or(Ok(None))
-    }
-
-    fn suiting(&self, pace: &Pace) -> Option<Track> {
-        self.watch.tracks().nearest(PictureKind::Mjpeg, pace.quality()).cloned()
+        timers::within(self.watch.patience(), found).await.unwrap_or(Ok(None))
     }
 
     /// Send the pictures of a track, from the newest on, until it ends or another one suits better.
@@ -122,7 +109,7 @@ impl Pictures {
                 ControlFlow::Continue(Some(picture)) => picture,
             };
             if pace.quality() != quality || picture.number.is_multiple_of(LOOK_PICTURES) {
-                if self.suiting(pace).is_some_and(|suiting| !suiting.is(track)) {
+                if self.watch.has_better(track, pace.quality()) {
                     return Ok(());
                 }
                 quality = pace.quality();
@@ -148,14 +135,15 @@ impl Pictures {
         let (picture, skipped) = match look {
             MessageLook::NotYet => return ControlFlow::Break(()),
             MessageLook::Forgotten { .. } => (None, first.saturating_sub(next)),
-            MessageLook::Here(picture) => match pace.skip(behind, now_ms()) {
-                0 => return ControlFlow::Continue(Some(picture)),
-                skipped => match object.message(next + skipped) {
-                    MessageLook::Here(newest) => (Some(newest), skipped),
-                    _ => (None, skipped),
-                },
-            },
+            MessageLook::Here(_) if pace.is_too_far(behind) => {
+                match object.message(next + behind) {
+                    MessageLook::Here(newest) => (Some(newest), behind),
+                    _ => (None, behind),
+                }
+            }
+            MessageLook::Here(picture) => (Some(picture), 0),
         };
+        pace.note(skipped, now_ms());
         self.watch.note_skipped(skipped);
         sender.egress.counters.add(Counter::PicturesSkipped, skipped);
         ControlFlow::Continue(picture)

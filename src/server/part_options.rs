@@ -249,6 +249,7 @@ pub(super) fn options_of(
         common_lines: common_lines.clone(),
         preflight_lines: cors::preflight_lines(&cors),
         listed_origins: cors::listed_origins(&cors),
+        allowed_origins: cors.origins,
     };
     let egress = egress::Options {
         common_lines,

@@ -127,6 +127,14 @@ impl Messages {
             .map_or(MessageLook::NotYet, |it| MessageLook::Here(Message { number, ..it }))
     }
 
+    /// The kept message that has the byte at `offset`.
+    pub(super) fn at(&self, offset: u64) -> Option<Message> {
+        let slot = self.index.lock();
+        let index = slot.as_ref().filter(|index| offset >= index.first_start)?;
+        let at = index.ends.partition_point(|end| unpack(*end).offset <= offset);
+        index.get(at).map(|it| Message { number: index.first + at as u64, ..it })
+    }
+
     /// Number of the first kept message, and of the one that comes next.
     pub(super) fn numbers(&self) -> (u64, u64) {
         let slot = self.index.lock();

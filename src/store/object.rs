@@ -20,7 +20,7 @@ use parking_lot::{Mutex, RwLock};
 use super::Millis;
 use super::digest::Fingerprint;
 use super::extent::Extent;
-use super::messages::{MessageEnd, MessageLook, Messages};
+use super::messages::{Message, MessageEnd, MessageLook, Messages};
 use super::wake_list::{Signal, WakeList};
 
 /// What the uploader said about the object, as far as it is kept.
@@ -236,6 +236,11 @@ impl Object {
     /// What there is of message `number`.
     pub fn message(&self, number: u64) -> MessageLook {
         self.messages.look(number)
+    }
+
+    /// The message that has the byte at `offset`, if it is complete and kept.
+    pub fn message_at(&self, offset: u64) -> Option<Message> {
+        self.messages.at(offset)
     }
 
     /// Number of the first message that is kept, and of the one that comes next.
