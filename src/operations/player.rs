@@ -19,7 +19,7 @@ const CSS: &str = "text/css; charset=utf-8";
 const JSON: &str = "application/json";
 
 /// Path, content type and text of each file that is part of the program.
-const FILES: [(&str, &str, &str); 10] = [
+const FILES: [(&str, &str, &str); 11] = [
     ("player", HTML, include_str!("player/player.html")),
     ("player.js", JAVASCRIPT, include_str!("player/player.js")),
     ("player.css", CSS, include_str!("player/player.css")),
@@ -27,6 +27,7 @@ const FILES: [(&str, &str, &str); 10] = [
     ("player/edge.js", JAVASCRIPT, include_str!("player/edge.js")),
     ("player/mp4.js", JAVASCRIPT, include_str!("player/mp4.js")),
     ("player/webm.js", JAVASCRIPT, include_str!("player/webm.js")),
+    ("player/address.js", JAVASCRIPT, include_str!("player/address.js")),
     ("player/channel.js", JAVASCRIPT, include_str!("player/channel.js")),
     ("publish", HTML, include_str!("player/publish.html")),
     ("publish.js", JAVASCRIPT, include_str!("player/publish.js")),
