@@ -19,7 +19,7 @@ const CSS: &str = "text/css; charset=utf-8";
 const JSON: &str = "application/json";
 
 /// Path, content type and text of each file that is part of the program.
-const FILES: [(&str, &str, &str); 11] = [
+const FILES: [(&str, &str, &str); 12] = [
     ("player", HTML, include_str!("player/player.html")),
     ("player.js", JAVASCRIPT, include_str!("player/player.js")),
     ("player.css", CSS, include_str!("player/player.css")),
@@ -31,6 +31,7 @@ const FILES: [(&str, &str, &str); 11] = [
     ("player/channel.js", JAVASCRIPT, include_str!("player/channel.js")),
     ("publish", HTML, include_str!("player/publish.html")),
     ("publish.js", JAVASCRIPT, include_str!("player/publish.js")),
+    ("player/annexb.js", JAVASCRIPT, include_str!("player/annexb.js")),
 ];
 
 /// Files of the directory, each served as `/player/lib/FILE`.
