@@ -33,7 +33,7 @@ pub struct DemoArgs {
     /// Address that serves objects
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9094")]
     pub listen: SocketAddr,
-    /// Address of /healthz, /readyz, /metrics, /player and /publish
+    /// Address of /healthz, /readyz, /metrics, /player, /publish and /cameras
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9095")]
     pub admin: SocketAddr,
 }

@@ -21,7 +21,7 @@ pub struct ServeArgs {
     /// Address that serves objects, repeatable [default: 127.0.0.1:9094]
     #[arg(long, value_name = "ADDR", env = "HEADWATER_LISTEN", value_delimiter = ',')]
     pub listen: Vec<SocketAddr>,
-    /// Address of /healthz, /readyz, /metrics, /player and /publish [default: 127.0.0.1:9095]
+    /// Address of /healthz, /readyz, /metrics, /player, /publish and /cameras [default: 127.0.0.1:9095]
     #[arg(long, value_name = "ADDR", env = "HEADWATER_ADMIN")]
     pub admin: Option<SocketAddr>,
     /// Data directory [default: ./content]

@@ -13,6 +13,7 @@ pub type Answer = (u16, &'static str, Bytes);
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
+const INDEX: &str = "Headwater admin: /healthz /readyz /metrics /player /publish /cameras\n";
 
 pub struct Admin {
     pub metrics: metrics::Page,
@@ -28,7 +29,7 @@ impl Admin {
     pub fn page(&self, path: &str) -> Option<Answer> {
         let text = |status, text: &'static str| Some((status, TEXT, text.into()));
         match path {
-            "" => text(200, "Headwater admin: /healthz /readyz /metrics /player /publish\n"),
+            "" => text(200, INDEX),
             "healthz" => text(200, "ok\n"),
             "readyz" if self.is_draining.load(Ordering::Relaxed) => text(503, "draining\n"),
             "readyz" => text(200, "ready\n"),

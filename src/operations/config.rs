@@ -38,7 +38,7 @@ options! {
     Config {
         /// Addresses that serve objects, as IP:PORT.
         listen: Vec<SocketAddr> = vec![SocketAddr::from(([127, 0, 0, 1], 9094))];
-        /// Address of /healthz, /readyz, /metrics, /player and /publish, as IP:PORT.
+        /// Address of /healthz, /readyz, /metrics, /player, /publish and /cameras, as IP:PORT.
         admin: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9095));
         /// Directory of the libraries that the page /player can use (scripts/player/build makes it).
         player_dir: PathBuf = PathBuf::from("/usr/share/headwater/player");

@@ -1,5 +1,5 @@
 //! The page to watch, `/player` on the admin address, the page to publish from a browser, `/publish`,
-//! and the libraries that the player can use.
+//! the wall of cameras, `/cameras`, and the libraries that the player can use.
 //!
 //! Pages, scripts and style are part of the program. The libraries (hls.js, dash.js, shaka-player) are
 //! not: `scripts/player/build` fetches them into a directory, `player_dir`. They are read once, at
@@ -19,7 +19,7 @@ const CSS: &str = "text/css; charset=utf-8";
 const JSON: &str = "application/json";
 
 /// Path, content type and text of each file that is part of the program.
-const FILES: [(&str, &str, &str); 10] = [
+const FILES: [(&str, &str, &str); 18] = [
     ("player", HTML, include_str!("player/player.html")),
     ("player.js", JAVASCRIPT, include_str!("player/player.js")),
     ("player.css", CSS, include_str!("player/player.css")),
@@ -27,9 +27,17 @@ const FILES: [(&str, &str, &str); 10] = [
     ("player/edge.js", JAVASCRIPT, include_str!("player/edge.js")),
     ("player/mp4.js", JAVASCRIPT, include_str!("player/mp4.js")),
     ("player/webm.js", JAVASCRIPT, include_str!("player/webm.js")),
+    ("player/address.js", JAVASCRIPT, include_str!("player/address.js")),
     ("player/channel.js", JAVASCRIPT, include_str!("player/channel.js")),
     ("publish", HTML, include_str!("player/publish.html")),
     ("publish.js", JAVASCRIPT, include_str!("player/publish.js")),
+    ("cameras", HTML, include_str!("player/cameras.html")),
+    ("cameras.js", JAVASCRIPT, include_str!("player/cameras.js")),
+    ("cameras.css", CSS, include_str!("player/cameras.css")),
+    ("player/annexb.js", JAVASCRIPT, include_str!("player/annexb.js")),
+    ("player/pictures.js", JAVASCRIPT, include_str!("player/pictures.js")),
+    ("player/h264.js", JAVASCRIPT, include_str!("player/h264.js")),
+    ("player/mjpeg.js", JAVASCRIPT, include_str!("player/mjpeg.js")),
 ];
 
 /// Files of the directory, each served as `/player/lib/FILE`.
@@ -114,7 +122,7 @@ mod tests {
         for path in ["player/lib/dash.js", "player/lib/other.js", "player/lib/../hls.js"] {
             assert!(body(path).is_none(), "{path}");
         }
-        for page in ["player", "publish"] {
+        for page in ["player", "publish", "cameras"] {
             assert!(body(page).unwrap().starts_with(b"<!doctype html>"), "{page}");
         }
     }

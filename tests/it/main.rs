@@ -49,6 +49,7 @@ mod coordinator_client;
 mod coordinator_kit;
 mod coordinator_servers;
 
+mod cameras_page;
 mod ffmpeg;
 mod player_page;
 mod publish_page;

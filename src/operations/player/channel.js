@@ -1,5 +1,6 @@
 // A channel of ws-stream-server: where it is, and its receiver. Binary messages are pieces of one stream,
 // which the wire gives no type: the first bytes say whether it is WebM or fragmented MP4.
+import { nearest } from "./address.js";
 import { Edge } from "./edge.js";
 import { Mp4Scanner, joined } from "./mp4.js";
 import { Trouble, note } from "./page.js";
@@ -20,11 +21,8 @@ const CHUNK_S = 0.5, CHUNK_S_MAX = 2;
 // What this server listens on for channels, as its configuration says: "ws://HOST:PORT/PREFIX/".
 export async function ownDoor() {
   const { listen, prefix } = await (await fetch("/player/door.json")).json();
-  const addresses = listen.map((address) => new URL(`ws://${address}`));
-  const isAny = ({ hostname }) => hostname === "0.0.0.0" || hostname === "[::]";
-  const address = addresses.find((one) => isAny(one) || one.hostname === location.hostname) ?? addresses[0];
+  const address = nearest(listen, "ws:");
   if (!address) throw new Trouble("Channels are switched off on this server", "See enabled in [channels] of its configuration, or name the address of another server.");
-  if (isAny(address)) address.hostname = location.hostname;
   return new URL(prefix, address).href;
 }
 
