@@ -16,6 +16,7 @@ pub mod media_type;
 pub mod mpegts;
 pub mod multipart;
 pub mod numbers;
+mod parameter_sets;
 pub mod playlist;
 pub mod scte35;
 pub mod tcp_framing;

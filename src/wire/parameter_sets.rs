@@ -1,9 +1,9 @@
 //! What the sequence parameter sets of H.264 (7.3.2.1.1) and H.265 (7.3.2.2) say about a stream:
 //! its RFC 6381 name, the size of its pictures, and how many there are in a second. By hand: two
-//! readers of one structure each are smaller than the crates that read all structures.
+//! readers of one structure each are smaller than the crates that read all structures. `mpegts` and
+//! `h264` look through it.
 
-use super::elementary::Details;
-use crate::wire::bit_reader::BitReader;
+use super::bit_reader::BitReader;
 
 /// A longer parameter set is read only so far; the interesting part stands in front.
 const SET_BYTES_MAX: usize = 2048;
@@ -13,8 +13,18 @@ const FRAME_RATE_MAX: f64 = 1000.0;
 const REFERENCE_SETS_MAX: u32 = 64;
 const PICTURES_MAX: u32 = 16;
 
+/// What a stream shows.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::wire) struct Pictures {
+    /// As in RFC 6381.
+    pub(in crate::wire) codec: String,
+    pub(in crate::wire) width: u32,
+    pub(in crate::wire) height: u32,
+    pub(in crate::wire) frame_rate: Option<f64>,
+}
+
 /// `nal` begins with its header of one byte.
-pub(super) fn h264(nal: &[u8]) -> Option<Details> {
+pub(in crate::wire) fn h264(nal: &[u8]) -> Option<Pictures> {
     let payload = unescaped(nal.get(1..)?);
     let &[profile, constraints, level, ..] = payload.as_slice() else {
         return None;
@@ -23,7 +33,7 @@ pub(super) fn h264(nal: &[u8]) -> Option<Details> {
     let mut bits = BitReader::new(payload.get(3..)?);
     let (width, height) = h264_size(&mut bits, profile)?;
     let frame_rate = h264_frame_rate(&mut bits).flatten();
-    Some(Details { codec: Some(codec.into()), width, height, frame_rate, ..Details::default() })
+    Some(Pictures { codec, width, height, frame_rate })
 }
 
 fn h264_size(bits: &mut BitReader<'_>, profile: u8) -> Option<(u32, u32)> {
@@ -144,7 +154,7 @@ fn timing(bits: &mut BitReader<'_>, ticks_per_picture: f64) -> Option<Option<f64
 }
 
 /// `nal` begins with its header of two bytes.
-pub(super) fn h265(nal: &[u8]) -> Option<Details> {
+pub(in crate::wire) fn h265(nal: &[u8]) -> Option<Pictures> {
     let payload = unescaped(nal.get(2..)?);
     let mut bits = BitReader::new(&payload);
     bits.skip(4)?;
@@ -160,7 +170,7 @@ pub(super) fn h265(nal: &[u8]) -> Option<Details> {
     let size = (bits.unsigned()?, bits.unsigned()?);
     let (width, height) = cropped(&mut bits, size, chroma, 1)?;
     let frame_rate = h265_frame_rate(&mut bits, layers).flatten();
-    Some(Details { codec: Some(codec.into()), width, height, frame_rate, ..Details::default() })
+    Some(Pictures { codec, width, height, frame_rate })
 }
 
 /// ISO/IEC 14496-15 annex E.3, from profile_tier_level (7.3.3).
@@ -341,7 +351,7 @@ mod tests {
     fn sets_of_encoders() {
         for (set, codec, width, height, rate) in H264 {
             let details = h264(&bytes(set)).unwrap();
-            assert_eq!(details.codec.as_deref(), Some(codec));
+            assert_eq!(details.codec, codec);
             assert_eq!(
                 (details.width, details.height, details.frame_rate),
                 (width, height, Some(rate))
@@ -349,7 +359,7 @@ mod tests {
         }
         for (set, codec, width, height, rate) in H265 {
             let details = h265(&bytes(set)).unwrap();
-            assert_eq!(details.codec.as_deref(), Some(codec));
+            assert_eq!(details.codec, codec);
             assert_eq!(
                 (details.width, details.height, details.frame_rate),
                 (width, height, Some(rate))
