@@ -9,6 +9,7 @@
 mod bit_reader;
 pub mod channel_messages;
 pub mod fmp4;
+pub mod h264;
 pub mod http1;
 pub mod jpeg;
 pub mod manifest;

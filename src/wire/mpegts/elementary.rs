@@ -216,7 +216,7 @@ impl Probe {
             return false;
         }
         let details = match self.coding {
-            Coding::H264 => parameter_sets::h264(set),
+            Coding::H264 => parameter_sets::h264(set).map(|set| set.pictures),
             Coding::Hevc => parameter_sets::h265(set),
             _ => None,
         };
