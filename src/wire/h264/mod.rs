@@ -1,10 +1,11 @@
 //! H.264 as cameras send it (ITU-T H.264 annex B): a byte stream in which start codes stand in front
 //! of NAL units. Where pictures begin and end, which ones a decoder may begin with, when they are
 //! shown, and what it needs first. Nothing is decoded but the heads of slices, and there is no I/O.
+//! `fmp4` makes movies of the pictures; doors ask a [`KeyFinder`] where a late viewer may begin.
 //!
 //! `nal_splitter` (start codes), `access_unit` (pictures), `slice_head` (what tells one picture from the
 //! next), `picture_order` (when they are shown), `set_table` (parameter sets), `key_rule` (what is a key
-//! picture).
+//! picture), `key_finder` (messages to begin with).
 //!
 //! A NAL unit, as the splitter sees it:
 //!
@@ -22,6 +23,7 @@
 //! | too long  | the same; it is told, and the next one follows a loss |
 
 mod access_unit;
+mod key_finder;
 mod key_rule;
 mod nal_splitter;
 mod picture_order;
@@ -29,6 +31,7 @@ mod set_table;
 mod slice_head;
 
 pub use access_unit::{AccessUnit, AccessUnitReader, UnitEvent};
+pub use key_finder::{KeyFinder, KeyStart};
 pub use set_table::ParameterSets;
 
 /// The types of NAL units (table 7-1).
@@ -39,6 +42,7 @@ mod nal_type {
     pub(super) const SEI: u8 = 6;
     pub(super) const SEQUENCE_SET: u8 = 7;
     pub(super) const PICTURE_SET: u8 = 8;
+    pub(super) const FILLER: u8 = 12;
     const AUXILIARY: u8 = 19;
 
     pub(super) fn has_slice_head(kind: u8) -> bool {

@@ -58,8 +58,12 @@ impl NalSplitter {
         self.state = State::default();
     }
 
-    fn is_inside(&self) -> bool {
+    pub(super) fn is_inside(&self) -> bool {
         matches!(self.state, State::Inside { .. })
+    }
+
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
     }
 
     fn search<'b>(
