@@ -4,7 +4,8 @@
 //! containers that publishers send: `fmp4`, `mpegts`, and the cues that both carry: `scte35`. What
 //! players ask for first: `playlist` (HLS) and `manifest` (DASH), with the `numbers` in them. The
 //! frames of `websocket`, and what servers and their coordinator tell each other:
-//! `channel_messages`. What cameras send over TCP: `tcp_framing`, and the pictures of `jpeg`.
+//! `channel_messages`. What cameras send over TCP: `tcp_framing`, and the pictures of `jpeg` and
+//! `h264`.
 
 mod bit_reader;
 pub mod channel_messages;
