@@ -4,11 +4,13 @@
 //! containers that publishers send: `fmp4`, `mpegts`, and the cues that both carry: `scte35`. What
 //! players ask for first: `playlist` (HLS) and `manifest` (DASH), with the `numbers` in them. The
 //! frames of `websocket`, and what servers and their coordinator tell each other:
-//! `channel_messages`. What cameras send over TCP: `tcp_framing`, and the pictures of `jpeg`.
+//! `channel_messages`. What cameras send over TCP: `tcp_framing`, and the pictures of `jpeg` and
+//! `h264`.
 
 mod bit_reader;
 pub mod channel_messages;
 pub mod fmp4;
+pub mod h264;
 pub mod http1;
 pub mod jpeg;
 pub mod manifest;
@@ -16,6 +18,7 @@ pub mod media_type;
 pub mod mpegts;
 pub mod multipart;
 pub mod numbers;
+mod parameter_sets;
 pub mod playlist;
 pub mod scte35;
 pub mod tcp_framing;

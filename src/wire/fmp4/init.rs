@@ -2,6 +2,7 @@
 //! are coded, and in which language. It can be cut down to one track, for views of a muxed push.
 //! What no decoder here needs (sample tables, edit lists, user data) is passed over.
 
+use super::box_writer::push_box;
 use super::boxes::{BoxRef, boxes, child, children, u16_at, u32_at};
 use super::sample_entry::{SampleEntry, parse_sample_entry};
 use super::{Fmp4Error, TRACKS_MAX};
@@ -39,7 +40,7 @@ impl Init {
             match &found.kind {
                 b"ftyp" => cut.extend_from_slice(found.whole),
                 b"moov" => {
-                    push_box(&mut cut, b"moov", &moov_of(found.payload, track_id)?);
+                    copy_box(&mut cut, b"moov", &moov_of(found.payload, track_id)?);
                     return Some(cut);
                 }
                 _ => {}
@@ -205,10 +206,10 @@ fn moov_of(moov: &[u8], track_id: u32) -> Option<Vec<u8>> {
             b"trak" if track_id_of(payload) != Some(track_id) => {}
             b"trak" => {
                 found_track = true;
-                push_box(&mut kept, b"trak", payload);
+                copy_box(&mut kept, b"trak", payload);
             }
-            b"mvex" => push_box(&mut kept, b"mvex", &mvex_of(payload, track_id)?),
-            _ => push_box(&mut kept, &kind, payload),
+            b"mvex" => copy_box(&mut kept, b"mvex", &mvex_of(payload, track_id)?),
+            _ => copy_box(&mut kept, &kind, payload),
         }
     }
     found_track.then_some(kept)
@@ -220,18 +221,15 @@ fn mvex_of(mvex: &[u8], track_id: u32) -> Option<Vec<u8>> {
         let found = found.ok()?;
         let is_per_track = matches!(&found.kind, b"trex" | b"trep");
         if !is_per_track || u32_at(found.payload, 4) == Ok(track_id) {
-            push_box(&mut kept, &found.kind, found.payload);
+            copy_box(&mut kept, &found.kind, found.payload);
         }
     }
     Some(kept)
 }
 
 /// With a size of 32 bits, whatever the box had before: it is or lies in a moov.
-fn push_box(out: &mut Vec<u8>, kind: &[u8; 4], payload: &[u8]) {
-    let total = u32::try_from(payload.len() + 8).unwrap_or(u32::MAX);
-    out.extend_from_slice(&total.to_be_bytes());
-    out.extend_from_slice(kind);
-    out.extend_from_slice(payload);
+fn copy_box(out: &mut Vec<u8>, kind: &[u8; 4], payload: &[u8]) {
+    push_box(out, kind, |out| out.extend_from_slice(payload));
 }
 
 #[cfg(test)]

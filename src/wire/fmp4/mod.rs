@@ -1,26 +1,33 @@
 //! Fragmented MP4 (ISO/IEC 14496-12, CMAF: ISO/IEC 23000-19) seen from outside: where the preamble
 //! ends and what it says of the tracks, where each chunk begins and ends, whether a decoder may start
-//! there, when it is to be shown, and what stands before it. It never looks at media samples, rebuilds
-//! no box but a moov, and does no I/O. `packager` feeds a [`FragmentScanner`] with bytes as they
-//! arrive; `publish` reads and rewrites the time fields.
+//! there, when it is to be shown, and what stands before it. It never looks at media samples and does no
+//! I/O. `packager` feeds a [`FragmentScanner`] with bytes as they arrive; `publish` reads and rewrites
+//! the time fields. The other way round, a [`Muxer`] makes it of the pictures of cameras, with
+//! `arrival_clock` (when they are decoded), `presentation` (when they are shown), and `init_writer`.
 //!
 //! Every read is checked against the bytes at hand, nesting is fixed by the code (moov → trak →
 //! mdia → minf → stbl → stsd and moof → traf are the deepest paths), and no length that a peer
 //! announces is ever allocated.
 
+mod arrival_clock;
 #[cfg(test)]
 mod box_builder;
+mod box_writer;
 mod boxes;
 mod fragment;
 mod fragment_scanner;
 mod init;
+mod init_writer;
+mod muxer;
 mod prefix;
+mod presentation;
 mod sample_entry;
 
 pub use boxes::{BoxHead, TimeField, is_prefix_box, may_begin_stream};
 pub use fragment::{Fragment, SequenceField, TrackFragment, parse_fragment};
 pub use fragment_scanner::{CmafChunk, Found, FragmentScanner};
 pub use init::{Handler, Init, Track, parse_init};
+pub use muxer::{Muxed, Muxer};
 pub use prefix::{Brands, EventMessage, EventTime, ProducerTime, prefix_time};
 
 /// A moof or moov whose payload reaches this is not looked into: real ones have 200 bytes to some

@@ -2,6 +2,7 @@
 //! made), emsg (events that travel with it), and the times in them that `publish` rewrites.
 
 use super::Fmp4Error;
+use super::box_writer::{push_full_box, push_u32s, push_u64};
 use super::boxes::{BoxRef, TimeField, boxes, u32_at, u64_at};
 use super::init::{Init, brands_of};
 
@@ -67,6 +68,21 @@ fn unix_ms(ntp: u64) -> i64 {
     // Rounded: 999 ms are not a binary fraction.
     let ms = (fraction * 1000 + (1 << 31)) >> 32;
     (seconds - NTP_UNIX_S) * 1000 + ms.cast_signed()
+}
+
+/// Flags of a prft whose time is that of what was filmed, as ffmpeg has them too (8.16.5.3).
+const CAPTURED: u32 = 24;
+
+/// A prft: at this time of day, in microseconds since 1970, the track had this media time.
+pub(super) fn push_producer_time(out: &mut Vec<u8>, track_id: u32, unix_us: i64, media_time: u64) {
+    const S_US: i64 = 1_000_000;
+    push_full_box(out, b"prft", (1, CAPTURED), |out| {
+        // Only 32 bits of either remain; years before 1900 and eras make no difference to them.
+        let seconds = unix_us.div_euclid(S_US).saturating_add(NTP_UNIX_S) as u32;
+        let fraction = ((unix_us.rem_euclid(S_US) << 32) / S_US) as u32;
+        push_u32s(out, &[track_id, seconds, fraction]);
+        push_u64(out, media_time);
+    });
 }
 
 /// emsg (23009-1, 5.10.3.3).
@@ -186,6 +202,16 @@ mod tests {
         // The seconds wrapped on 2036-02-07 at 06:28:16.
         assert_eq!(unix_ms(1 << 32), 2_085_978_497_000);
         assert_eq!(unix_ms(0xffff_ffff << 32), 2_085_978_495_000);
+    }
+
+    #[test]
+    fn producer_times_are_read_back() {
+        for ms in [1_795_259_814_417, 999, 2_085_978_495_999, 2_085_978_496_001] {
+            let mut prft = Vec::new();
+            push_producer_time(&mut prft, 7, ms * 1000, 1 << 40);
+            let wanted = ProducerTime { track_id: 7, ntp_ms_unix: ms, media_time: 1 << 40 };
+            assert_eq!(ProducerTime::parse(&prft[8..]), Some(wanted));
+        }
     }
 
     #[test]

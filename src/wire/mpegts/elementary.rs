@@ -11,8 +11,8 @@ use std::borrow::Cow;
 
 use memchr::memmem;
 
-use super::parameter_sets;
 use super::program::{Stream, StreamKind};
+use crate::wire::parameter_sets::{self, Pictures};
 
 /// So much of a unit is searched. Encoders put their settings in front of a first picture: 3 KiB.
 const LOOK_BYTES_MAX: usize = 8 * 1024;
@@ -70,6 +70,13 @@ impl Details {
         (stream.width, stream.height) = (self.width, self.height);
         stream.frame_rate = self.frame_rate;
         (stream.channels, stream.sample_rate) = (self.channels, self.sample_rate);
+    }
+}
+
+impl From<Pictures> for Details {
+    fn from(pictures: Pictures) -> Details {
+        let Pictures { codec, width, height, frame_rate } = pictures;
+        Details { codec: Some(codec.into()), width, height, frame_rate, ..Details::default() }
     }
 }
 
@@ -209,10 +216,11 @@ impl Probe {
             return false;
         }
         let details = match self.coding {
-            Coding::H264 => parameter_sets::h264(set),
+            Coding::H264 => parameter_sets::h264(set).map(|set| set.pictures),
             Coding::Hevc => parameter_sets::h265(set),
             _ => None,
         };
+        let details = details.map(Details::from);
         self.last_set.clear();
         self.last_set.extend_from_slice(set);
         let news = details.is_some() && details != self.details;

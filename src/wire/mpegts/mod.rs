@@ -4,15 +4,14 @@
 //! [`TsScanner`] with bytes as they arrive; `publish` reads and rewrites clocks and continuity
 //! counters packet by packet.
 //!
-//! `packet` (heads, clocks), `tables` (sections), `program` (PMT), `elementary` and
-//! `parameter_sets` (a look into the streams), `demux` (what each packet means), `ts_scanner`
-//! (packets from bytes), `aligner` (whole packets from bytes of any source).
+//! `packet` (heads, clocks), `tables` (sections), `program` (PMT), `elementary` (a look into the
+//! streams), `demux` (what each packet means), `ts_scanner` (packets from bytes), `aligner` (whole
+//! packets from bytes of any source).
 
 mod aligner;
 mod demux;
 mod elementary;
 mod packet;
-mod parameter_sets;
 mod program;
 mod tables;
 mod ts_scanner;

@@ -1,9 +1,9 @@
 //! What the sequence parameter sets of H.264 (7.3.2.1.1) and H.265 (7.3.2.2) say about a stream:
 //! its RFC 6381 name, the size of its pictures, and how many there are in a second. By hand: two
-//! readers of one structure each are smaller than the crates that read all structures.
+//! readers of one structure each are smaller than the crates that read all structures. `mpegts` and
+//! `h264` look through it.
 
-use super::elementary::Details;
-use crate::wire::bit_reader::BitReader;
+use super::bit_reader::BitReader;
 
 /// A longer parameter set is read only so far; the interesting part stands in front.
 const SET_BYTES_MAX: usize = 2048;
@@ -13,43 +13,118 @@ const FRAME_RATE_MAX: f64 = 1000.0;
 const REFERENCE_SETS_MAX: u32 = 64;
 const PICTURES_MAX: u32 = 16;
 
+/// What a stream shows.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::wire) struct Pictures {
+    /// As in RFC 6381.
+    pub(in crate::wire) codec: String,
+    pub(in crate::wire) width: u32,
+    pub(in crate::wire) height: u32,
+    pub(in crate::wire) frame_rate: Option<f64>,
+}
+
+/// A sequence parameter set of H.264, as far as somebody asks for it.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::wire) struct SequenceSet {
+    pub(in crate::wire) id: u32,
+    pub(in crate::wire) pictures: Pictures,
+    pub(in crate::wire) samples: Samples,
+    /// The pictures are frames: no slice says that it belongs to a field.
+    pub(in crate::wire) is_frames_only: bool,
+    pub(in crate::wire) frame_number_bits: usize,
+    pub(in crate::wire) order: OrderKind,
+    /// So many pictures at most are decoded before one that is shown earlier; if the set says so.
+    pub(in crate::wire) reordered_max: Option<u32>,
+}
+
+/// Of what a picture is made (7.4.2.1.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::wire) struct Samples {
+    pub(in crate::wire) chroma_format: u8,
+    pub(in crate::wire) has_separate_planes: bool,
+    /// Bits of a sample of light and of one of colour, beyond 8.
+    pub(in crate::wire) extra_bits: [u8; 2],
+}
+
+/// What tells when a picture is shown (8.2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::wire) enum OrderKind {
+    /// Type 0: so many low bits of its number stand in each slice.
+    LowBits(usize),
+    /// Type 1, from a pattern in the sequence parameter set.
+    Pattern,
+    /// Type 2: as it is decoded.
+    Decoding,
+}
+
 /// `nal` begins with its header of one byte.
-pub(super) fn h264(nal: &[u8]) -> Option<Details> {
+pub(in crate::wire) fn h264(nal: &[u8]) -> Option<SequenceSet> {
     let payload = unescaped(nal.get(1..)?);
     let &[profile, constraints, level, ..] = payload.as_slice() else {
         return None;
     };
     let codec = format!("avc1.{profile:02X}{constraints:02X}{level:02X}");
     let mut bits = BitReader::new(payload.get(3..)?);
-    let (width, height) = h264_size(&mut bits, profile)?;
-    let frame_rate = h264_frame_rate(&mut bits).flatten();
-    Some(Details { codec: Some(codec.into()), width, height, frame_rate, ..Details::default() })
+    let id = bits.unsigned()?;
+    let samples = h264_samples(&mut bits, profile)?;
+    let frame_number_bits = low_bits(&mut bits)?;
+    let order = h264_order(&mut bits)?;
+    // The number of reference frames, and whether there may be gaps.
+    bits.unsigned()?;
+    bits.skip(1)?;
+    let (width, height, is_frames_only) = h264_size(&mut bits, samples.chroma_format)?;
+    let (frame_rate, reordered_max) = h264_usability(&mut bits);
+    // Baseline has no pictures of the kind that is reordered (A.2.1).
+    let reordered_max = if profile == 66 { Some(0) } else { reordered_max };
+    let pictures = Pictures { codec, width, height, frame_rate };
+    Some(SequenceSet {
+        id,
+        pictures,
+        samples,
+        is_frames_only,
+        frame_number_bits,
+        order,
+        reordered_max,
+    })
 }
 
-fn h264_size(bits: &mut BitReader<'_>, profile: u8) -> Option<(u32, u32)> {
-    bits.unsigned()?;
-    let mut chroma = 1;
-    if matches!(profile, 100 | 110 | 122 | 244 | 44 | 83 | 86 | 118 | 128 | 138 | 139 | 134 | 135) {
-        chroma = bits.unsigned()?;
-        if chroma == 3 {
-            bits.skip(1)?;
-        }
-        bits.unsigned()?;
-        bits.unsigned()?;
-        bits.skip(1)?;
-        if bits.flag()? {
-            for list in 0..if chroma == 3 { 12 } else { 8 } {
-                if bits.flag()? {
-                    h264_scaling_list(bits, if list < 6 { 16 } else { 64 })?;
-                }
+fn h264_samples(bits: &mut BitReader<'_>, profile: u8) -> Option<Samples> {
+    let mut samples = Samples { chroma_format: 1, has_separate_planes: false, extra_bits: [0; 2] };
+    if !has_samples(profile) {
+        return Some(samples);
+    }
+    // At most 3 and 6 (7.4.2.1.1): more cannot be written on.
+    samples.chroma_format = u8::try_from(bits.unsigned()?).ok().filter(|&format| format <= 3)?;
+    if samples.chroma_format == 3 {
+        samples.has_separate_planes = bits.flag()?;
+    }
+    for extra in &mut samples.extra_bits {
+        *extra = u8::try_from(bits.unsigned()?).ok().filter(|&extra| extra <= 6)?;
+    }
+    bits.skip(1)?;
+    if bits.flag()? {
+        for list in 0..if samples.chroma_format == 3 { 12 } else { 8 } {
+            if bits.flag()? {
+                h264_scaling_list(bits, if list < 6 { 16 } else { 64 })?;
             }
         }
     }
-    bits.unsigned()?;
+    Some(samples)
+}
+
+/// Profiles whose sets say of what pictures are made (7.3.2.1.1).
+pub(in crate::wire) fn has_samples(profile: u8) -> bool {
+    matches!(profile, 100 | 110 | 122 | 244 | 44 | 83 | 86 | 118 | 128 | 138 | 139 | 134 | 135)
+}
+
+/// A number that is written less 4, of at most 16.
+fn low_bits(bits: &mut BitReader<'_>) -> Option<usize> {
+    bits.unsigned().map(|less| less as usize + 4).filter(|&bits| bits <= 16)
+}
+
+fn h264_order(bits: &mut BitReader<'_>) -> Option<OrderKind> {
     match bits.unsigned()? {
-        0 => {
-            bits.unsigned()?;
-        }
+        0 => low_bits(bits).map(OrderKind::LowBits),
         1 => {
             bits.skip(1)?;
             bits.signed()?;
@@ -57,21 +132,25 @@ fn h264_size(bits: &mut BitReader<'_>, profile: u8) -> Option<(u32, u32)> {
             for _ in 0..bits.unsigned()?.min(255) {
                 bits.signed()?;
             }
+            Some(OrderKind::Pattern)
         }
-        _ => {}
+        _ => Some(OrderKind::Decoding),
     }
-    bits.unsigned()?;
-    bits.skip(1)?;
+}
+
+fn h264_size(bits: &mut BitReader<'_>, chroma: u8) -> Option<(u32, u32, bool)> {
     let columns = bits.unsigned()?;
     let rows = bits.unsigned()?;
-    let fields = if bits.flag()? { 1 } else { 2 };
+    let is_frames_only = bits.flag()?;
+    let fields = if is_frames_only { 1 } else { 2 };
     if fields == 2 {
         bits.skip(1)?;
     }
     bits.skip(1)?;
     let width = columns.checked_add(1)?.checked_mul(16)?;
     let height = rows.checked_add(1)?.checked_mul(16 * fields)?;
-    cropped(bits, (width, height), chroma, fields)
+    let (width, height) = cropped(bits, (width, height), u32::from(chroma), fields)?;
+    Some((width, height, is_frames_only))
 }
 
 fn h264_scaling_list(bits: &mut BitReader<'_>, size: usize) -> Option<()> {
@@ -125,13 +204,56 @@ fn pass_picture_description(bits: &mut BitReader<'_>) -> Option<()> {
     Some(())
 }
 
+/// Annex E.1.1: how many pictures there are in a second, and how many are reordered.
+fn h264_usability(bits: &mut BitReader<'_>) -> (Option<f64>, Option<u32>) {
+    let frame_rate = h264_frame_rate(bits);
+    let reordered_max = frame_rate.and_then(|_| h264_reordered_max(bits));
+    (frame_rate.flatten(), reordered_max)
+}
+
 fn h264_frame_rate(bits: &mut BitReader<'_>) -> Option<Option<f64>> {
     if !bits.flag()? {
-        return Some(None);
+        return None;
     }
     pass_picture_description(bits)?;
+    let is_timed = bits.clone().flag()?;
     // Ticks are fields.
-    timing(bits, 2.0)
+    let frame_rate = timing(bits, 2.0)?;
+    // What is missing from here on takes nothing from the rate.
+    let _ = is_timed.then(|| bits.skip(1));
+    Some(frame_rate)
+}
+
+fn h264_reordered_max(bits: &mut BitReader<'_>) -> Option<u32> {
+    let (nal_buffers, video_buffers) = (pass_buffers(bits)?, pass_buffers(bits)?);
+    if nal_buffers || video_buffers {
+        bits.skip(1)?;
+    }
+    bits.skip(1)?;
+    if !bits.flag()? {
+        return None;
+    }
+    bits.skip(1)?;
+    for _ in 0..4 {
+        bits.unsigned()?;
+    }
+    bits.unsigned().filter(|&pictures| pictures <= PICTURES_MAX)
+}
+
+/// hrd_parameters (E.1.2), if they are there.
+fn pass_buffers(bits: &mut BitReader<'_>) -> Option<bool> {
+    if !bits.flag()? {
+        return Some(false);
+    }
+    let buffers = bits.unsigned()?.min(31);
+    bits.skip(8)?;
+    for _ in 0..=buffers {
+        bits.unsigned()?;
+        bits.unsigned()?;
+        bits.skip(1)?;
+    }
+    bits.skip(20)?;
+    Some(true)
 }
 
 fn timing(bits: &mut BitReader<'_>, ticks_per_picture: f64) -> Option<Option<f64>> {
@@ -144,7 +266,7 @@ fn timing(bits: &mut BitReader<'_>, ticks_per_picture: f64) -> Option<Option<f64
 }
 
 /// `nal` begins with its header of two bytes.
-pub(super) fn h265(nal: &[u8]) -> Option<Details> {
+pub(in crate::wire) fn h265(nal: &[u8]) -> Option<Pictures> {
     let payload = unescaped(nal.get(2..)?);
     let mut bits = BitReader::new(&payload);
     bits.skip(4)?;
@@ -160,7 +282,7 @@ pub(super) fn h265(nal: &[u8]) -> Option<Details> {
     let size = (bits.unsigned()?, bits.unsigned()?);
     let (width, height) = cropped(&mut bits, size, chroma, 1)?;
     let frame_rate = h265_frame_rate(&mut bits, layers).flatten();
-    Some(Details { codec: Some(codec.into()), width, height, frame_rate, ..Details::default() })
+    Some(Pictures { codec, width, height, frame_rate })
 }
 
 /// ISO/IEC 14496-15 annex E.3, from profile_tier_level (7.3.3).
@@ -285,7 +407,7 @@ fn pass_reference_sets(bits: &mut BitReader<'_>) -> Option<()> {
 }
 
 /// Without the 3 that stands after two zeros so that no start code appears (7.4.1.1).
-fn unescaped(payload: &[u8]) -> Vec<u8> {
+pub(in crate::wire) fn unescaped(payload: &[u8]) -> Vec<u8> {
     let mut zeros = 0;
     let kept = payload.iter().take(SET_BYTES_MAX).filter(|&&byte| {
         let escape = zeros >= 2 && byte == 3;
@@ -340,8 +462,8 @@ mod tests {
     #[test]
     fn sets_of_encoders() {
         for (set, codec, width, height, rate) in H264 {
-            let details = h264(&bytes(set)).unwrap();
-            assert_eq!(details.codec.as_deref(), Some(codec));
+            let details = h264(&bytes(set)).unwrap().pictures;
+            assert_eq!(details.codec, codec);
             assert_eq!(
                 (details.width, details.height, details.frame_rate),
                 (width, height, Some(rate))
@@ -349,7 +471,7 @@ mod tests {
         }
         for (set, codec, width, height, rate) in H265 {
             let details = h265(&bytes(set)).unwrap();
-            assert_eq!(details.codec.as_deref(), Some(codec));
+            assert_eq!(details.codec, codec);
             assert_eq!(
                 (details.width, details.height, details.frame_rate),
                 (width, height, Some(rate))
@@ -357,12 +479,31 @@ mod tests {
         }
     }
 
+    /// Goal: what a reader of slices asks for. The second set is of a stream with B pyramids.
+    #[test]
+    fn how_slices_are_numbered() {
+        let numbers = H264.map(|(set, ..)| {
+            let set = h264(&bytes(set)).unwrap();
+            (set.frame_number_bits, set.order, set.is_frames_only, set.reordered_max)
+        });
+        assert_eq!(
+            numbers,
+            [
+                (4, OrderKind::Decoding, true, Some(0)),
+                (4, OrderKind::LowBits(6), true, Some(2)),
+                (4, OrderKind::LowBits(6), false, Some(2)),
+            ]
+        );
+        let samples = Samples { chroma_format: 1, has_separate_planes: false, extra_bits: [0; 2] };
+        assert!(H264.iter().all(|(set, ..)| h264(&bytes(set)).unwrap().samples == samples));
+    }
+
     #[test]
     fn cut_sets_have_no_size() {
         let set = bytes(H264[0].0);
         assert_eq!(h264(&set[..6]), None);
         // Cut in the VUI: only the rate is missing.
-        let details = h264(&set[..14]).unwrap();
+        let details = h264(&set[..14]).unwrap().pictures;
         assert_eq!((details.width, details.frame_rate), (1280, None));
     }
 
