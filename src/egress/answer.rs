@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Egress;
-use super::transfer::Transfer;
+use super::transfer::{BodyFraming, Transfer};
 use crate::runtime::clock;
 use crate::store::{Millis, Object};
 use crate::wire::http1::{
@@ -143,6 +143,28 @@ pub(super) fn finish_head(egress: &Egress, ask: &Ask<'_>, out: &mut Vec<u8>) {
     }
     egress.write_date(out);
     out.extend_from_slice(b"\r\n");
+}
+
+/// The head of what is followed and never kept: how its body is framed.
+pub(super) fn endless_head(
+    egress: &Egress,
+    ask: &Ask<'_>,
+    content_type: &str,
+    out: &mut Vec<u8>,
+) -> BodyFraming {
+    let mut head = HeadWriter::new(out, 200);
+    head.field("Content-Type", content_type);
+    head.field("Cache-Control", "no-store");
+    let framing = if ask.is_http10 {
+        BodyFraming::UntilClose
+    } else {
+        head.field("Transfer-Encoding", "chunked");
+        BodyFraming::Chunked
+    };
+    head.lines(&egress.options.common_lines);
+    let keep_alive = ask.keep_alive && framing != BodyFraming::UntilClose;
+    finish_head(egress, &Ask { keep_alive, body: None, ..*ask }, out);
+    framing
 }
 
 #[cfg(test)]

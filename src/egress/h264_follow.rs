@@ -1,14 +1,13 @@
 //! H.264 cameras over HTTP: the byte stream as it comes, from parameter sets and a key picture on.
 
 use super::Egress;
-use super::answer::{Ask, Got};
-use super::mjpeg_follow::head;
+use super::answer::{Ask, Got, endless_head};
 use super::transfer::{Body, Piece, Transfer};
 use crate::cameras::Track;
 use crate::runtime::counters::Counter;
 
 pub fn respond(egress: &Egress, ask: &Ask<'_>, track: &Track, out: &mut Vec<u8>) -> Got {
-    let framing = head(egress, ask, track.kind.stream_type(), out);
+    let framing = endless_head(egress, ask, track.kind.stream_type(), out);
     if ask.is_head {
         return Got::Answered;
     }

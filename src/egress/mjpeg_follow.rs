@@ -1,7 +1,7 @@
 //! MJPEG cameras over HTTP: their pictures as `multipart/x-mixed-replace`, and the newest one alone.
 
 use super::Egress;
-use super::answer::{Ask, Got, finish_head};
+use super::answer::{Ask, Got, endless_head, finish_head};
 use super::pictures_out::Pictures;
 use super::transfer::{Body, BodyFraming, Piece, Transfer};
 use crate::cameras::{Track, Wanted, Watch};
@@ -17,34 +17,12 @@ pub fn respond(
     (watch, wanted): (Watch, Wanted),
     out: &mut Vec<u8>,
 ) -> Got {
-    let framing = head(egress, ask, MixedReplace::CONTENT_TYPE, out);
+    let framing = endless_head(egress, ask, MixedReplace::CONTENT_TYPE, out);
     if ask.is_head {
         return Got::Answered;
     }
     let body = Body::Pictures(Box::new(Pictures::new(watch, wanted)));
     Got::Transfer(Box::new(Transfer { body, framing }))
-}
-
-/// The head of what has no end yet.
-pub(super) fn head(
-    egress: &Egress,
-    ask: &Ask<'_>,
-    content_type: &str,
-    out: &mut Vec<u8>,
-) -> BodyFraming {
-    let mut head = HeadWriter::new(out, 200);
-    head.field("Content-Type", content_type);
-    head.field("Cache-Control", "no-store");
-    let framing = if ask.is_http10 {
-        BodyFraming::UntilClose
-    } else {
-        head.field("Transfer-Encoding", "chunked");
-        BodyFraming::Chunked
-    };
-    head.lines(&egress.options.common_lines);
-    let keep_alive = ask.keep_alive && framing != BodyFraming::UntilClose;
-    finish_head(egress, &Ask { keep_alive, body: None, ..*ask }, out);
-    framing
 }
 
 /// The newest picture; `None` if none has come yet.

@@ -11,16 +11,15 @@
 use std::convert::Infallible;
 
 use super::Egress;
-use super::answer::{Ask, Got, finish_head};
+use super::answer::{Ask, Got, endless_head};
 use super::messages_out::{MessagesOut, Over};
-use super::transfer::{Body, BodyFraming, Piece, Transfer};
+use super::transfer::{Body, Piece, Transfer};
 use crate::channels::{HEARTBEAT, LagRule, Look, Seat, Start};
 use crate::runtime::counters::Counter;
 use crate::runtime::deadlines::{Deadline, Phase};
 use crate::runtime::socket::Socket;
 use crate::runtime::timers::Pulse;
 use crate::store::{MESSAGE_OVERHEAD_BYTES, Message, MessageLook, Object};
-use crate::wire::http1::HeadWriter;
 use crate::wire::websocket::close_code::{GOING_AWAY, NORMAL, POLICY};
 use crate::wire::websocket::{FrameHead, Opcode};
 
@@ -186,18 +185,7 @@ async fn wait_for_publisher(
 
 /// A channel over HTTP: the cache, then what comes.
 pub fn respond(egress: &Egress, ask: &Ask<'_>, start: &Start, out: &mut Vec<u8>) -> Got {
-    let mut head = HeadWriter::new(out, 200);
-    head.field("Content-Type", "application/octet-stream");
-    head.field("Cache-Control", "no-store");
-    let framing = if ask.is_http10 {
-        BodyFraming::UntilClose
-    } else {
-        head.field("Transfer-Encoding", "chunked");
-        BodyFraming::Chunked
-    };
-    head.lines(&egress.options.common_lines);
-    let keep_alive = ask.keep_alive && framing != BodyFraming::UntilClose;
-    finish_head(egress, &Ask { keep_alive, body: None, ..*ask }, out);
+    let framing = endless_head(egress, ask, "application/octet-stream", out);
     if ask.is_head {
         return Got::Answered;
     }

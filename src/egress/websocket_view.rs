@@ -101,6 +101,8 @@ fn key(track: &Track, after: u64) -> Option<Key> {
     }
     let start = object.last_random_access().filter(|start| *start >= after)?;
     let message = object.message_at(start)?;
+    // The start code has a fourth byte: the message is sent whole.
+    let start = if start == message.start + 1 { message.start } else { start };
     Some(Key { start, message, preamble: object.preamble().unwrap_or_default() })
 }
 

@@ -73,7 +73,12 @@ impl<'b> Batch<'b> {
 
     /// The message ends here.
     pub(super) fn end_message(&mut self, kind: MessageKind) {
-        self.ends.push(MessageEnd { offset: self.at, kind });
+        self.end_message_at(self.at, kind);
+    }
+
+    /// The message ended at this offset of the object, behind the one before.
+    pub(super) fn end_message_at(&mut self, offset: u64, kind: MessageKind) {
+        self.ends.push(MessageEnd { offset, kind });
     }
 }
 

@@ -1,9 +1,11 @@
 //! Doors in: what uploaders bring to the store. `http_put` takes a request body into an object,
 //! `websocket_append` appends messages to one, `websocket_publish` takes the chunks of a channel,
 //! `tcp_push` the pictures of a camera. What doors share lies below them: `upload` (errors, seal),
-//! `messages_in` (messages), `frames_in` (those of WebSockets), `pictures_in` (those of cameras).
+//! `messages_in` (messages), `frames_in` (those of WebSockets), `pictures_in` (those of cameras),
+//! `camera_watch` (what viewers and packager need of an H.264 camera).
 
 mod append_sessions;
+mod camera_watch;
 mod frames_in;
 pub mod http_put;
 mod messages_in;

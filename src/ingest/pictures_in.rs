@@ -3,6 +3,7 @@
 use super::messages_in::{Batch, Ended, Framing};
 use crate::runtime::counters::Counter;
 use crate::store::{MessageKind, Partial};
+use crate::wire::h264::{NalEvent, NalSplitter};
 use crate::wire::jpeg::{JpegEvent, JpegSplitter};
 use crate::wire::tcp_framing::{CameraError, PictureEvent, PictureReader};
 
@@ -12,6 +13,15 @@ pub(super) enum Pictures {
     Lengths(PictureReader),
     /// JPEGs, one behind the other.
     Jpegs(Jpegs),
+    /// NAL units of H.264, each behind its start code.
+    NalUnits(NalUnits),
+}
+
+pub(super) struct NalUnits {
+    splitter: NalSplitter,
+    /// Where the present unit begins; the stream is all of the object.
+    start: Option<u64>,
+    bytes_max: u32,
 }
 
 pub(super) struct Jpegs {
@@ -25,6 +35,11 @@ impl Pictures {
     pub(super) fn jpegs(picture_bytes_max: u32) -> Pictures {
         Pictures::Jpegs(Jpegs { splitter: JpegSplitter::default(), bytes: 0, picture_bytes_max })
     }
+
+    pub(super) fn nal_units(bytes_max: u32) -> Pictures {
+        let splitter = NalSplitter::default();
+        Pictures::NalUnits(NalUnits { splitter, start: None, bytes_max })
+    }
 }
 
 impl Framing for Pictures {
@@ -35,6 +50,7 @@ impl Framing for Pictures {
         let ended = match self {
             Pictures::Lengths(reader) => read_lengths(reader, input, batch),
             Pictures::Jpegs(jpegs) => jpegs.read(input, batch),
+            Pictures::NalUnits(units) => units.read(input, batch),
         };
         batch.ended = ended;
     }
@@ -86,5 +102,22 @@ impl Jpegs {
             JpegEvent::Broken => error = Some(CameraError::BrokenPicture),
         });
         error.map(Ended::Camera)
+    }
+}
+
+impl NalUnits {
+    fn read<'b>(&mut self, input: &'b [u8], batch: &mut Batch<'b>) -> Option<Ended> {
+        let NalUnits { splitter, start, bytes_max } = self;
+        let end = batch.put(input);
+        splitter.push(input, &mut |event| {
+            if let NalEvent::Start { offset } = event {
+                // What stands in front of the first unit goes along with it.
+                if start.replace(offset).is_some() {
+                    batch.end_message_at(offset, MessageKind::Binary);
+                }
+            }
+        });
+        let is_endless = end - start.unwrap_or(0) > u64::from(*bytes_max);
+        is_endless.then_some(Ended::Camera(CameraError::Endless { max: *bytes_max }))
     }
 }

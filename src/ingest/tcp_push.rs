@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::Ingest;
+use super::camera_watch::{H264Watch, MovieUpload};
 use super::messages_in::{Door, Ended, Intake, Link};
 use super::pictures_in::Pictures;
 use super::upload::{UploadError, Watcher, seal};
@@ -119,11 +120,27 @@ impl Stream {
         let mut writer = self.begin_object(ingest).await?;
         let bytes_max = options.window_bytes;
         writer.keep_messages(MessageWindow { bytes_max, count_max: usize::MAX });
-        let framing = match push {
-            Push::Greeted => Pictures::Lengths(PictureReader::new(options.picture_bytes_max)),
-            Push::Raw(_) => Pictures::jpegs(options.picture_bytes_max),
+        let bytes_max = options.picture_bytes_max;
+        let framing = match (push, self.kind) {
+            (Push::Greeted, _) => Pictures::Lengths(PictureReader::new(bytes_max)),
+            (Push::Raw(_), PictureKind::Mjpeg) => Pictures::jpegs(bytes_max),
+            (Push::Raw(_), PictureKind::H264) => Pictures::nal_units(bytes_max),
         };
-        Ok(Intake { writer, watcher: Watcher::Nobody, framing, is_refusal_fatal: false })
+        let watcher = match self.kind {
+            PictureKind::Mjpeg => Watcher::Nobody,
+            PictureKind::H264 => Watcher::H264(Box::new(self.h264_watch(ingest))),
+        };
+        Ok(Intake { writer, watcher, framing, is_refusal_fatal: false })
+    }
+
+    fn h264_watch(&self, ingest: &Ingest) -> H264Watch {
+        let options = &ingest.cameras.options;
+        let own_name = self.name.rsplit('/').next().unwrap_or(&self.name);
+        let name = format!("{}{own_name}/{}.mp4", options.live_below, self.quality.word());
+        let is_listed = !options.live_below.is_empty() && ingest.packager.is_live(&name);
+        let (store, packager) = (ingest.store.clone(), ingest.packager.clone());
+        let upload = is_listed.then(|| MovieUpload { store, packager, name, open: None });
+        H264Watch::new(upload, options.picture_bytes_max)
     }
 
     /// An object that is kept for ever, or one without a name that is trimmed.
@@ -173,7 +190,8 @@ impl Stream {
         let is_recorded = !ingest.cameras.options.record_below.is_empty();
         let mut door = Pushing { core: ingest.core, sending, is_recorded };
         let (intake, ended) = link.run(intake, &mut door, input).await;
-        let finished = finish(ingest, intake, is_recorded).await;
+        let is_orderly = matches!(ended, Ended::Closed(_));
+        let finished = finish(ingest, intake, (is_recorded, is_orderly)).await;
         let ended = finished.err().map_or(ended, Ended::Failed);
         link.note_failure(name, &ended);
         match &ended {
@@ -190,15 +208,21 @@ impl Stream {
 async fn finish(
     ingest: &Ingest,
     intake: Intake<Pictures>,
-    is_recorded: bool,
+    (is_recorded, is_orderly): (bool, bool),
 ) -> Result<(), UploadError> {
     let Intake { writer, watcher, .. } = intake;
+    if let Watcher::H264(watch) = watcher
+        && is_orderly
+        && let Some((writer, watcher)) = watch.end()
+    {
+        seal(ingest, writer, watcher).await?;
+    }
     if !is_recorded {
         writer.end_unnamed();
         return Ok(());
     }
     if writer.object().is_open() {
-        seal(ingest, writer, watcher).await?;
+        seal(ingest, writer, Watcher::Nobody).await?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::Ingest;
+use super::camera_watch::H264Watch;
 use crate::packager::marks::Marker;
 use crate::packager::{Feed, Refusal};
 use crate::store::{BeginError, Object, RECORD_BYTES_MAX, StorageError, WriteError, Writer};
@@ -42,6 +43,8 @@ pub(super) enum Watcher {
     /// Of a publishing point. Dropped without its `end`, it takes the upload for torn.
     Feed(Box<Feed>),
     Marker(Box<Marker>),
+    /// Of a camera's byte stream.
+    H264(Box<H264Watch>),
     Nobody,
 }
 
@@ -59,6 +62,10 @@ impl Watcher {
             Watcher::Feed(feed) => feed.note(bytes, writer).map_err(UploadError::Refused),
             Watcher::Marker(marker) => {
                 marker.note(bytes, writer);
+                Ok(())
+            }
+            Watcher::H264(watch) => {
+                watch.note(bytes, writer);
                 Ok(())
             }
             Watcher::Nobody => Ok(()),

@@ -15,6 +15,13 @@ pub fn unix_ms() -> u64 {
     since.as_millis() as u64
 }
 
+/// Microseconds since the Unix epoch.
+#[allow(clippy::disallowed_methods, reason = "the one place")]
+pub fn unix_us() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
 /// Seconds since the Unix epoch, from the kernel's tick: a few nanoseconds.
 pub fn unix_s() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);

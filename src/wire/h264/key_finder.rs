@@ -1,10 +1,7 @@
-//! Where a late viewer may begin, for doors that pass messages on as a camera cut them: a NAL unit each,
-//! whole pictures, or pieces of any length.
+//! Where a late viewer may begin, for doors that pass bytes on as they come.
 //!
 //! A viewer begins at the first of the parameter sets, messages and delimiters directly in front of a
 //! key picture: its run. What the run lacks it gets in front.
-
-use std::collections::VecDeque;
 
 use super::key_rule::{KeyRule, has_recovery_point};
 use super::nal_splitter::{NalEvent, NalSplitter};
@@ -12,20 +9,17 @@ use super::nal_type;
 use super::set_table::{SET_BYTES_MAX, SetTable};
 use super::slice_head::{SLICE_HEAD_BYTES_MAX, SliceHead, is_at_beginning};
 
-/// A start code has three bytes, so it lies in so many messages at most, if none is empty.
-const CODE_MESSAGES_MAX: usize = 3;
-
 /// A late viewer may begin here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyStart {
-    /// So many messages before the one that was pushed; 0 is that one.
-    pub messages_back: u64,
-    /// What has to be sent in front of that message, as a byte stream: parameter sets that are not
-    /// in the run. Empty if nothing is missing.
+    /// Where a start code of three bytes is, counted from the first byte that was pushed.
+    pub offset: u64,
+    /// What has to be sent in front, as a byte stream: parameter sets that are not in the run. Empty
+    /// if nothing is missing.
     pub preamble: Vec<u8>,
 }
 
-/// Looks for key pictures in messages, of which it keeps nothing but the parameter sets.
+/// Looks for key pictures in a byte stream, of which it keeps nothing but the parameter sets.
 #[derive(Debug, Default)]
 pub struct KeyFinder {
     splitter: NalSplitter,
@@ -34,10 +28,6 @@ pub struct KeyFinder {
 
 #[derive(Debug, Default)]
 struct Search {
-    /// The message that is looked at.
-    number: u64,
-    /// The last ones that are not empty, and this one.
-    messages: VecDeque<Message>,
     sets: SetTable,
     keys: KeyRule,
     nal: Nal,
@@ -45,27 +35,18 @@ struct Search {
     found: Option<KeyStart>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Message {
-    number: u64,
-    /// Where it begins in the stream.
-    offset: u64,
-    /// Its first bytes are the rest of a NAL unit.
-    is_inside: bool,
-}
-
 #[derive(Debug, Default)]
 struct Nal {
     head: Vec<u8>,
     is_settled: bool,
     /// Where its start code begins.
-    message: Option<Message>,
+    offset: u64,
 }
 
 /// What stands in front of a picture.
 #[derive(Debug, Clone, Copy)]
 struct Run {
-    message: Message,
+    offset: u64,
     has_sequence_set: bool,
     has_picture_set: bool,
     has_recovery_point: bool,
@@ -76,35 +57,22 @@ impl KeyFinder {
         KeyFinder::default()
     }
 
-    /// Look at the next message. `Some`: it shows that a key picture begins, in it or before it.
+    /// Look at the next bytes. `Some`: they show that a key picture begins, in them or before them.
     /// Until then a viewer that begins gets what was found last.
-    pub fn push_message(&mut self, bytes: &[u8]) -> Option<KeyStart> {
+    pub fn push(&mut self, bytes: &[u8]) -> Option<KeyStart> {
         let KeyFinder { splitter, search } = self;
-        if !bytes.is_empty() {
-            let has_code = bytes.starts_with(&[0, 0, 1]) || bytes.starts_with(&[0, 0, 0, 1]);
-            search.begin(splitter.offset(), splitter.is_inside() && !has_code);
-        }
         splitter.push(bytes, &mut |event| search.event(event));
-        search.number += 1;
         search.found.take()
     }
 }
 
 impl Search {
-    fn begin(&mut self, offset: u64, is_inside: bool) {
-        if self.messages.len() == CODE_MESSAGES_MAX {
-            self.messages.pop_front();
-        }
-        self.messages.push_back(Message { number: self.number, offset, is_inside });
-    }
-
     fn event(&mut self, event: NalEvent<'_>) {
         match event {
             NalEvent::Start { offset } => {
                 self.nal.head.clear();
                 self.nal.is_settled = false;
-                let mut latest = self.messages.iter().rev();
-                self.nal.message = latest.find(|message| message.offset <= offset).copied();
+                self.nal.offset = offset;
             }
             NalEvent::Bytes(bytes) => {
                 let room = SET_BYTES_MAX + 1 - self.nal.head.len();
@@ -130,11 +98,9 @@ impl Search {
             if is_at_beginning(&self.nal.head) {
                 self.found = self.key_start(kind, slice).or(self.found.take());
             }
-        } else if nal_type::is_ahead_of_picture(kind)
-            && let Some(message) = self.nal.message
-        {
+        } else if nal_type::is_ahead_of_picture(kind) {
             let run = self.run.get_or_insert(Run {
-                message,
+                offset: self.nal.offset,
                 has_sequence_set: false,
                 has_picture_set: false,
                 has_recovery_point: false,
@@ -153,17 +119,13 @@ impl Search {
         let has_recovery_point = self.run.is_some_and(|run| run.has_recovery_point);
         let is_key = self.keys.is_key(kind == nal_type::IDR_SLICE, has_recovery_point);
         let slice = slice.filter(|_| is_key)?;
-        let message = self.run.map(|run| run.message).or(self.nal.message)?;
+        let offset = self.run.map_or(self.nal.offset, |run| run.offset);
         let is_complete = self.run.is_some_and(|run| run.has_sequence_set && run.has_picture_set);
         let mut preamble = Vec::new();
         if !is_complete {
             preamble = self.sets.in_force(slice.picture_set)?.annex_b();
-            if message.is_inside {
-                // The rest of the unit before would be taken for the end of a parameter set.
-                preamble.extend([0, 0, 0, 1, nal_type::FILLER]);
-            }
         }
-        Some(KeyStart { messages_back: self.number - message.number, preamble })
+        Some(KeyStart { offset, preamble })
     }
 
     fn finish_nal(&mut self) {
@@ -200,14 +162,16 @@ mod tests {
         starts.iter().zip(ends).map(|(&start, end)| &stream[start..end]).collect()
     }
 
-    /// The message to begin at, and what to send first; for each key.
-    fn starts(messages: &[&[u8]]) -> Vec<(usize, Vec<u8>)> {
+    /// Where to begin, and what to send first; for each key.
+    fn starts(pieces: &[&[u8]]) -> Vec<(usize, Vec<u8>)> {
         let mut finder = KeyFinder::new();
-        let found = messages.iter().enumerate().filter_map(|(at, message)| {
-            let start = finder.push_message(message)?;
-            Some((at - start.messages_back as usize, start.preamble))
-        });
-        found.collect()
+        let found = pieces.iter().filter_map(|piece| finder.push(piece));
+        found.map(|start| (start.offset as usize, start.preamble)).collect()
+    }
+
+    /// Where the unit with this number begins.
+    fn offset(nals: &[&[u8]], number: usize) -> usize {
+        nals[..number].iter().map(|nal| nal.len()).sum()
     }
 
     fn units(stream: &[u8]) -> Vec<AccessUnit> {
@@ -227,33 +191,30 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_in_each_message() {
-        let messages = nals(SAMPLE);
-        let second = messages.iter().rposition(|nal| nal[4] == 0x67).unwrap();
-        assert_eq!(starts(&messages), [(0, Vec::new()), (second, Vec::new())]);
+    fn a_run_begins_with_its_sets() {
+        let nals = nals(SAMPLE);
+        let second = nals.iter().rposition(|nal| nal[4] == 0x67).unwrap();
+        // Behind the first zero of a start code of four bytes.
+        assert_eq!(starts(&nals), [(1, Vec::new()), (offset(&nals, second) + 1, Vec::new())]);
         let mut finder = KeyFinder::new();
-        let found: Vec<_> = messages.iter().map(|nal| finder.push_message(nal)).collect();
+        let found: Vec<_> = nals.iter().map(|nal| finder.push(nal)).collect();
         // With the first slice of the picture: two sets and the encoder's message stand before it.
-        assert_eq!(found[3], Some(KeyStart { messages_back: 3, preamble: Vec::new() }));
+        assert_eq!(found[3], Some(KeyStart { offset: 1, preamble: Vec::new() }));
         assert!(found[..3].iter().chain(&found[4..second]).all(Option::is_none));
     }
 
     #[test]
     fn sets_that_came_only_once_are_put_in_front() {
-        let mut messages = nals(SAMPLE);
-        let second = messages.iter().rposition(|nal| nal[4] == 0x67).unwrap();
-        messages.drain(second..second + 2);
-        let sets = messages[..2].concat();
-        assert_eq!(starts(&messages), [(0, Vec::new()), (second, sets.clone())]);
-        // In one message with the end of the picture before.
-        let whole = [messages[..second].concat(), messages[second..].concat()];
-        let cut = whole[0].len() - 5;
-        let stream = whole.concat();
-        let (first, behind) = stream.split_at(cut);
-        let preamble = [&sets[..], &[0, 0, 0, 1, 12]].concat();
-        assert_eq!(starts(&[first, behind]), [(0, Vec::new()), (1, preamble.clone())]);
-        let late = [&preamble[..], behind].concat();
-        assert_eq!(units(&late), units(&whole.concat())[12..]);
+        let mut nals = nals(SAMPLE);
+        let second = nals.iter().rposition(|nal| nal[4] == 0x67).unwrap();
+        nals.drain(second..second + 2);
+        let sets = nals[..2].concat();
+        let at = offset(&nals, second);
+        assert_eq!(starts(&nals), [(1, Vec::new()), (at, sets.clone())]);
+        let stream = nals.concat();
+        assert_eq!(starts(&[&stream]), [(at, sets.clone())], "the last one of a piece");
+        let late = [&sets[..], &stream[at..]].concat();
+        assert_eq!(units(&late), units(&stream)[12..]);
     }
 
     #[test]
@@ -264,11 +225,10 @@ mod tests {
     }
 
     proptest! {
-        /// Goal: whoever begins where he is told gets all slices from a key picture on, however they
-        /// are cut, with the sets of the second key and without. Empty messages count too, and what
-        /// a message has in front of its last key picture may be half a picture.
+        /// Goal: whoever begins where he is told gets exactly the pictures from a key on, however the
+        /// stream comes, with the sets of the second key and without.
         #[test]
-        fn late_viewers_get_a_key_picture(
+        fn late_viewers_begin_with_a_key_picture(
             cuts in prop::collection::vec(prop_oneof![0usize..6, 1usize..900], 0..400),
             has_sets in any::<bool>(),
         ) {
@@ -279,15 +239,12 @@ mod tests {
             }
             let stream = nals.concat();
             let all = units(&stream);
-            let messages = pieces(&stream, &cuts);
-            let starts = starts(&messages);
+            let starts = starts(&pieces(&stream, &cuts));
             prop_assert!(!starts.is_empty());
-            for (message, preamble) in &starts {
-                let late = [&preamble[..], &messages[*message..].concat()].concat();
-                let got = units(&late);
-                let last = got.iter().rposition(|unit| unit.is_key).unwrap();
-                let tail = &all[all.len() - (got.len() - last)..];
-                prop_assert!(slices(&got[last..]) == slices(tail) && tail[0].is_key);
+            for (offset, preamble) in &starts {
+                let got = units(&[&preamble[..], &stream[*offset..]].concat());
+                let tail = &all[all.len() - got.len()..];
+                prop_assert!(slices(&got) == slices(tail) && got[0].is_key);
             }
         }
 

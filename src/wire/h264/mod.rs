@@ -32,6 +32,7 @@ mod slice_head;
 
 pub use access_unit::{AccessUnit, AccessUnitReader, UnitEvent};
 pub use key_finder::{KeyFinder, KeyStart};
+pub use nal_splitter::{NalEvent, NalSplitter};
 pub use set_table::ParameterSets;
 
 /// The types of NAL units (table 7-1).
@@ -42,7 +43,6 @@ mod nal_type {
     pub(super) const SEI: u8 = 6;
     pub(super) const SEQUENCE_SET: u8 = 7;
     pub(super) const PICTURE_SET: u8 = 8;
-    pub(super) const FILLER: u8 = 12;
     const AUXILIARY: u8 = 19;
 
     pub(super) fn has_slice_head(kind: u8) -> bool {

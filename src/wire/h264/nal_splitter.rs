@@ -7,7 +7,7 @@ use memchr::{memchr, memmem};
 static ZEROS: [u8; 2] = [0; 2];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NalEvent<'b> {
+pub enum NalEvent<'b> {
     /// A start code is complete, whose three bytes begin there: counted from the first byte pushed.
     Start { offset: u64 },
     /// The next bytes of the unit, its header first.
@@ -17,7 +17,7 @@ pub(super) enum NalEvent<'b> {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct NalSplitter {
+pub struct NalSplitter {
     state: State,
     /// Of the next byte.
     offset: u64,
@@ -38,7 +38,7 @@ impl Default for State {
 }
 
 impl NalSplitter {
-    pub(super) fn push<'b>(&mut self, mut input: &'b [u8], take: &mut impl FnMut(NalEvent<'b>)) {
+    pub fn push<'b>(&mut self, mut input: &'b [u8], take: &mut impl FnMut(NalEvent<'b>)) {
         while !input.is_empty() {
             let taken = match self.state {
                 State::Between { zeros } => self.search(zeros, input, take),
@@ -60,10 +60,6 @@ impl NalSplitter {
 
     pub(super) fn is_inside(&self) -> bool {
         matches!(self.state, State::Inside { .. })
-    }
-
-    pub(super) fn offset(&self) -> u64 {
-        self.offset
     }
 
     fn search<'b>(
