@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::migrate_variables;
+use super::{migrate_restreamer, migrate_variables};
 
 #[derive(Debug, clap::Args)]
 pub struct MigrateArgs {
@@ -18,6 +18,15 @@ pub enum Predecessor {
     WsStreamServer(VariablesArgs),
     /// The same for its coordinator
     WsStreamCoordinator(VariablesArgs),
+    /// Turn the JSON file of restreamer into a configuration, also the one of 2017
+    Restreamer(FileArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct FileArgs {
+    /// File of the predecessor
+    #[arg(value_name = "FILE", default_value = "restreamer.json")]
+    pub file: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]
@@ -35,5 +44,6 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
     match &args.from {
         Predecessor::WsStreamServer(args) => migrate_variables::migrate_server(args),
         Predecessor::WsStreamCoordinator(args) => migrate_variables::migrate_coordinator(args),
+        Predecessor::Restreamer(args) => migrate_restreamer::migrate(args),
     }
 }
