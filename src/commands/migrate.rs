@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::{migrate_restreamer, migrate_variables};
+use super::{migrate_multistreaming, migrate_restreamer, migrate_variables};
 
 #[derive(Debug, clap::Args)]
 pub struct MigrateArgs {
@@ -20,6 +20,8 @@ pub enum Predecessor {
     WsStreamCoordinator(VariablesArgs),
     /// Turn the JSON file of restreamer into a configuration, also the one of 2017
     Restreamer(FileArgs),
+    /// Print the configuration that does what MultiStreamingServer does, which has none
+    Multistreaming,
 }
 
 #[derive(Debug, clap::Args)]
@@ -45,5 +47,6 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
         Predecessor::WsStreamServer(args) => migrate_variables::migrate_server(args),
         Predecessor::WsStreamCoordinator(args) => migrate_variables::migrate_coordinator(args),
         Predecessor::Restreamer(args) => migrate_restreamer::migrate(args),
+        Predecessor::Multistreaming => migrate_multistreaming::migrate(),
     }
 }

@@ -9,6 +9,7 @@ mod dotenv;
 pub mod follow;
 pub mod migrate;
 mod migrate_draft;
+mod migrate_multistreaming;
 mod migrate_restreamer;
 mod migrate_variables;
 pub mod publish;

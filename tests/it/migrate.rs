@@ -184,6 +184,21 @@ fn wrong_files_of_restreamer_end_a_migration() {
     assert!(!ended.status.success() && ended.stderr.contains("absent.json"), "{}", ended.stderr);
 }
 
+/// Goal: MultiStreamingServer has no configuration, so there is one without a file.
+#[test]
+fn multistreaming_needs_no_file() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(HEADWATER);
+    let ended =
+        run(command.env_clear().current_dir(home.path()).args(["migrate", "multistreaming"]));
+    assert!(ended.status.success() && ended.stderr.is_empty(), "{}", ended.stderr);
+    let text = in_effect(home.path(), &ended.stdout);
+    assert_eq!(text["listen"].to_string(), "[\"0.0.0.0:80\"]");
+    assert_eq!(text["cameras"]["listen"].to_string(), "[\"0.0.0.0:12345\"]");
+    assert_eq!(text["cameras"]["streams_max"].as_integer(), Some(8));
+    assert_eq!(text["compat"]["empty_stream"].as_bool(), Some(true));
+}
+
 /// Goal: a wrong section of what is pulled is told by `check`, with what, where and what to do.
 #[test]
 fn check_tells_of_wrong_upstreams() {
