@@ -1,4 +1,5 @@
-//! The commands of the program, one file each; `publish` has its media and its upload beside it.
+//! The commands of the program, one file each; `publish` has its media and its upload beside it,
+//! `migrate` a file for each kind of configuration.
 
 pub mod append;
 pub mod check;
@@ -7,6 +8,10 @@ pub mod demo;
 mod dotenv;
 pub mod follow;
 pub mod migrate;
+mod migrate_draft;
+mod migrate_multistreaming;
+mod migrate_restreamer;
+mod migrate_variables;
 pub mod publish;
 mod publish_source;
 mod publish_upload;

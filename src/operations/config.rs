@@ -10,6 +10,11 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::config_cameras::CamerasSection;
+use super::config_upstreams;
+pub use super::config_upstreams::{
+    AccessScheme, AccessSection, ApiKind, ApiSection, MirrorSection, NotificationEvent,
+    NotificationSection, PullSection, StaticSection, Users, ViewersSection,
+};
 
 macro_rules! options {
     ($(#[$doc:meta])* $section:ident { $($(#[doc = $help:literal])* $key:ident: $kind:ty = $default:expr;)* }) => {
@@ -76,6 +81,13 @@ options! {
         coordinator: CoordinatorSection = CoordinatorSection::default();
         live: Vec<LiveSection> = vec![LiveSection::default()];
         retention: Vec<RetentionSection> = Vec::new();
+        users: Users = Users::new();
+        viewers: ViewersSection = ViewersSection::default();
+        pull: Vec<PullSection> = Vec::new();
+        mirror: Vec<MirrorSection> = Vec::new();
+        r#static: Vec<StaticSection> = Vec::new();
+        api: Vec<ApiSection> = Vec::new();
+        notification: Vec<NotificationSection> = Vec::new();
     }
 }
 
@@ -490,7 +502,8 @@ impl Config {
         self.channels.check_client()?;
         self.cameras.check()?;
         self.coordinator.check()?;
-        self.check_live()
+        self.check_live()?;
+        config_upstreams::check(self)
     }
 
     fn check_websockets(&self) -> Result<(), ConfigError> {
@@ -544,15 +557,20 @@ impl Config {
         Ok(())
     }
 
-    /// All options with their defaults and meanings, as a commented TOML file.
+    /// All options with their defaults and meanings, as a commented TOML file. It stays good when the
+    /// comment signs are taken away: a section that would then lack something has two.
     pub fn sample_file() -> String {
-        let mut out = String::from("# Headwater: every option with its default.\n");
+        let mut out = String::from(
+            "# Headwater: every option with its default. Two signs: values of yours are needed.\n",
+        );
         for (title, rows) in sections() {
+            let is_needy = rows.iter().any(|(_, _, help)| help.starts_with("Needed"));
+            let sign = if is_needy { "##" } else { "#" };
             if !title.is_empty() {
-                out += &format!("\n#{title}\n");
+                out += &format!("\n{sign}{title}\n");
             }
             for (key, default, help) in rows {
-                out += &format!("\n# {help}\n#{key} = {default}\n");
+                out += &format!("\n# {help}\n{sign}{key} = {default}\n");
             }
         }
         out
@@ -638,23 +656,25 @@ impl CoordinatorSection {
 }
 
 impl HookAuth {
-    /// It has to go into a header field. The values are secrets: no message shows them.
     fn check(&self, key: &'static str) -> Result<(), ConfigError> {
-        let wrong = |why: &str| Err(ConfigError::Value { key, why: why.to_owned() });
+        let fault = self.fault().map(|why| ConfigError::Value { key, why: why.to_owned() });
+        fault.map_or(Ok(()), Err)
+    }
+
+    /// Why it cannot go into a header field. The values are secrets: no message shows them.
+    pub(super) fn fault(&self) -> Option<&'static str> {
         let value = match self {
             // Base64 makes a header value of everything.
-            HookAuth::Basic { user, .. } if user.contains(':') => {
-                return wrong("a user's name has no colon");
+            HookAuth::Basic { user, .. } => {
+                return user.contains(':').then_some("a user's name has no colon");
             }
-            HookAuth::Basic { .. } => return Ok(()),
             HookAuth::Bearer { token } => token,
             HookAuth::Custom { value } => value,
         };
         let is_printable = |c: char| c == ' ' || c.is_ascii_graphic();
-        if value.trim() != value || value.is_empty() || !value.chars().all(is_printable) {
-            return wrong("tokens and values are printable ASCII");
-        }
-        Ok(())
+        let is_sound =
+            value.trim() == value && !value.is_empty() && value.chars().all(is_printable);
+        (!is_sound).then_some("tokens and values are printable ASCII")
     }
 }
 
@@ -769,6 +789,7 @@ fn sections() -> Vec<(&'static str, Vec<Row>)> {
         };
         rows.iter().filter_map(of_row).collect()
     }
+    let (name, help) = config_upstreams::USERS_HELP;
     vec![
         ("", rows::<Config>(Config::ROWS)),
         ("[store]", rows::<StoreSection>(StoreSection::ROWS)),
@@ -781,8 +802,15 @@ fn sections() -> Vec<(&'static str, Vec<Row>)> {
         ("[channels]", rows::<ChannelsSection>(ChannelsSection::ROWS)),
         ("[cameras]", rows::<CamerasSection>(CamerasSection::ROWS)),
         ("[coordinator]", rows::<CoordinatorSection>(CoordinatorSection::ROWS)),
+        ("[users]", vec![(name, "(none)".to_owned(), help.to_owned())]),
+        ("[viewers]", rows::<ViewersSection>(ViewersSection::ROWS)),
         ("[[live]]", rows::<LiveSection>(LiveSection::ROWS)),
         ("[[retention]]", rows::<RetentionSection>(RetentionSection::ROWS)),
+        ("[[pull]]", rows::<PullSection>(PullSection::ROWS)),
+        ("[[mirror]]", rows::<MirrorSection>(MirrorSection::ROWS)),
+        ("[[static]]", rows::<StaticSection>(StaticSection::ROWS)),
+        ("[[api]]", rows::<ApiSection>(ApiSection::ROWS)),
+        ("[[notification]]", rows::<NotificationSection>(NotificationSection::ROWS)),
     ]
 }
 

@@ -6,7 +6,9 @@ use crate::wire::fmp4::MOOF_BYTES_MAX;
 use crate::wire::http1::{CHUNK_LINE_BYTES_MAX, HEADERS_MAX, RANGES_MAX, TRAILER_BYTES_MAX};
 use crate::wire::websocket::{ANSWERS_BYTES_MAX, CONTROL_BYTES_MAX, PROTOCOLS_MAX};
 
-use super::config::{AppendSection, ChannelsSection, Config, LimitsSection, StoreSection};
+use super::config::{
+    AppendSection, ChannelsSection, Config, LimitsSection, StoreSection, ViewersSection,
+};
 use super::config_cameras::CamerasSection;
 
 /// Name, value, and what happens beyond it.
@@ -54,8 +56,8 @@ pub const FIXED: &[Limit] = &[
 /// Limits that are options, with their present values.
 pub fn configured(config: &Config) -> Vec<Limit> {
     let websockets = websocket_limits(&config.append, &config.channels);
-    let cameras = camera_limits(&config.cameras);
-    [store_limits(&config.store), connection_limits(&config.limits), websockets, cameras].concat()
+    let others = [camera_limits(&config.cameras), viewer_limits(&config.viewers)].concat();
+    [store_limits(&config.store), connection_limits(&config.limits), websockets, others].concat()
 }
 
 fn camera_limits(cameras: &CamerasSection) -> Vec<Limit> {
@@ -127,6 +129,14 @@ fn websocket_limits(append: &AppendSection, channels: &ChannelsSection) -> Vec<L
             "seconds of a silent peer; longer: closed",
         ),
     ]
+}
+
+fn viewer_limits(viewers: &ViewersSection) -> Vec<Limit> {
+    vec![(
+        "viewers.max",
+        u64::from(viewers.max),
+        "readers of pulled streams; more: 404 (0: no limit)",
+    )]
 }
 
 fn store_limits(store: &StoreSection) -> Vec<Limit> {

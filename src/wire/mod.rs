@@ -5,7 +5,8 @@
 //! players ask for first: `playlist` (HLS) and `manifest` (DASH), with the `numbers` in them. The
 //! frames of `websocket`, and what servers and their coordinator tell each other:
 //! `channel_messages`. What cameras send over TCP: `tcp_framing`, and the pictures of `jpeg` and
-//! `h264`.
+//! `h264`. Transport streams in datagrams: `rtp`. Where all that is pulled comes from:
+//! `upstream_url`.
 
 mod bit_reader;
 pub mod channel_messages;
@@ -20,8 +21,10 @@ pub mod multipart;
 pub mod numbers;
 mod parameter_sets;
 pub mod playlist;
+pub mod rtp;
 pub mod scte35;
 pub mod tcp_framing;
+pub mod upstream_url;
 pub mod websocket;
 
 #[cfg(test)]

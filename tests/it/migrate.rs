@@ -94,3 +94,121 @@ fn the_environment_wins_when_asked_for() {
     assert!(ended.stdout.contains("id_length_max = 16"), "{}", ended.stdout);
     assert_eq!(port(&migrate(&["--environment", "absent.env"])), "[\"[::]:8090\"]");
 }
+
+const RESTREAMER: &str = r#"{
+    "": "Comments have no name.",
+    "": "There may be many of them.",
+    "listen": "localhost:8000",
+    "timeout": 0,
+    "reconnect": 20,
+    "inputbuffer": 1000,
+    "maxconnections": 100,
+    "fullconnections": 90,
+    "userlist": { "alice": { "password": "secret" } },
+    "resources": [
+        { "type": "stream", "api": "", "serve": "/cam.ts", "remote": "http://localhost:10000/cam.ts",
+          "remotes": ["udp://239.0.0.1:5000", "file:///tmp/pipe.ts"], "cache": 0,
+          "authentication": { "type": "basic", "realm": "R", "user": "alice" } },
+        { "type": "api", "api": "check", "serve": "/check/cam.ts", "remote": "/cam.ts" },
+        { "type": "api", "api": "health", "serve": "/health" },
+        { "type": "static", "serve": "/logo.png", "remote": "file:///tmp/logo.png", "cache": 60 }
+    ],
+    "notifications": [ { "event": "limit_hit", "type": "url", "url": "http://localhost:9000/full" } ]
+}"#;
+
+fn migrate_restreamer(home: &Path, json: &str, more: &[&str]) -> Ended {
+    fs::write(home.join("restreamer.json"), json).unwrap();
+    let mut command = Command::new(HEADWATER);
+    run(command.env_clear().current_dir(home).args(["migrate", "restreamer"]).args(more))
+}
+
+/// Goal: a whole file of restreamer becomes a configuration with the same meaning; so does one of 2017.
+#[test]
+fn files_of_restreamer_are_configurations() {
+    let home = tempfile::tempdir().unwrap();
+    let ended = migrate_restreamer(home.path(), RESTREAMER, &[]);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    for key in ["restreamer.json: timeout: 0", "restreamer.json: inputbuffer: "] {
+        assert!(ended.stderr.contains(key), "{}", ended.stderr);
+    }
+    assert_eq!(ended.stderr.lines().count(), 2, "{}", ended.stderr);
+    let config = in_effect(home.path(), &ended.stdout);
+    assert_eq!(config["listen"].to_string(), "[\"127.0.0.1:8000\"]");
+    assert_eq!(config["users"]["alice"].as_str(), Some("secret"));
+    assert_eq!(config["viewers"]["max"].as_integer(), Some(100));
+    let pull = &config["pull"][0];
+    assert_eq!(pull["upstreams"].as_array().map(Vec::len), Some(3));
+    assert_eq!(pull["content_type"].as_str(), Some("video/mpeg"));
+    assert_eq!(pull["reconnect_max_s"].as_integer(), Some(20));
+    assert_eq!(pull["access"]["users"].to_string(), "[\"alice\"]");
+    assert_eq!(config["api"][0]["pull"].as_str(), Some("/cam.ts"));
+    assert_eq!(config["static"][0]["cache_s"].as_integer(), Some(60));
+    assert_eq!(config["notification"][0]["event"].as_str(), Some("limit_hit"));
+
+    let old =
+        r#"{ "listen": ":8000", "streams": [ { "serve": "/a.ts", "remote": "file:///a" } ] }"#;
+    fs::write(home.path().join("server.json"), old).unwrap();
+    let ended = migrate_restreamer(home.path(), "", &["server.json"]);
+    assert!(ended.status.success() && ended.stderr.is_empty(), "{}", ended.stderr);
+    let config = in_effect(home.path(), &ended.stdout);
+    assert_eq!(config["listen"].to_string(), "[\"[::]:8000\"]");
+    assert_eq!(config["pull"][0]["path"].as_str(), Some("/a.ts"));
+    assert_eq!(config["api"].as_array().map(Vec::len), Some(3));
+}
+
+/// Goal: what cannot be read ends it with each place named and nothing on standard output; so does what
+/// the program would not accept.
+#[test]
+fn wrong_files_of_restreamer_end_a_migration() {
+    let home = tempfile::tempdir().unwrap();
+    let stream = r#"{ "type": "stream", "serve": "cam.ts", "remote": "tcp://a:1" }"#;
+    for (json, words) in [
+        (
+            RESTREAMER.replace("udp:", "srt:"),
+            &["resources[0].remotes[0]: ", "srt:// is none of"][..],
+        ),
+        (RESTREAMER.replace("s\": 100,", "s\": \"100\","), &["maxconnections: a whole number"]),
+        ("{ \"resources\": [] }".to_owned(), &["there is no stream"]),
+        (format!("{{ \"resources\": [{stream}] }}"), &["pull.path", "\"cam.ts\""]),
+        ("{ \"listen\": ".to_owned(), &["restreamer.json is no JSON", "line 1"]),
+    ] {
+        let ended = migrate_restreamer(home.path(), &json, &[]);
+        assert_eq!((ended.status.code(), ended.stdout.as_str()), (Some(1), ""), "{}", ended.stderr);
+        assert!(
+            words.iter().all(|word| ended.stderr.contains(word)),
+            "{words:?}: {}",
+            ended.stderr
+        );
+    }
+    let ended = migrate_restreamer(home.path(), "", &["absent.json"]);
+    assert!(!ended.status.success() && ended.stderr.contains("absent.json"), "{}", ended.stderr);
+}
+
+/// Goal: MultiStreamingServer has no configuration, so there is one without a file.
+#[test]
+fn multistreaming_needs_no_file() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(HEADWATER);
+    let ended =
+        run(command.env_clear().current_dir(home.path()).args(["migrate", "multistreaming"]));
+    assert!(ended.status.success() && ended.stderr.is_empty(), "{}", ended.stderr);
+    let text = in_effect(home.path(), &ended.stdout);
+    assert_eq!(text["listen"].to_string(), "[\"0.0.0.0:80\"]");
+    assert_eq!(text["cameras"]["listen"].to_string(), "[\"0.0.0.0:12345\"]");
+    assert_eq!(text["cameras"]["streams_max"].as_integer(), Some(8));
+    assert_eq!(text["compat"]["empty_stream"].as_bool(), Some(true));
+}
+
+/// Goal: a wrong section of what is pulled is told by `check`, with what, where and what to do.
+#[test]
+fn check_tells_of_wrong_upstreams() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("headwater.toml");
+    let text = "[[pull]]\npath = \"/cam.ts\"\nupstreams = [\"srt://a:1\"]\n";
+    fs::write(&file, text).unwrap();
+    let ended = headwater(&["check", "--config", file.to_str().unwrap()]);
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+    for words in ["pull.upstreams", "/cam.ts", "srt://a:1", "http, https, tcp, udp, rtp"] {
+        assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
+    }
+}
