@@ -42,6 +42,7 @@ mod publish;
 
 mod camera_kit;
 mod cameras;
+mod cameras_h264;
 
 mod autobahn;
 mod coordinator;
