@@ -19,6 +19,7 @@ pub mod runtime;
 pub mod cameras;
 pub mod channels;
 pub mod packager;
+pub mod pulls;
 
 pub mod coordinator;
 

@@ -1,12 +1,13 @@
 //! From an accepted socket to a door: `listener` accepts, `http` reads requests and writes answers,
 //! `route` chooses the door, `reply` is the one place that turns errors into status codes, `cmcd` logs
 //! what players say about themselves, `upgrade` leads to the doors behind a WebSocket,
-//! `camera_routes` to cameras.
+//! `camera_routes` to cameras, `pull_routes` to pulled streams.
 
 mod camera_routes;
 pub mod cmcd;
 mod http;
 pub mod listener;
+mod pull_routes;
 pub mod reply;
 mod route;
 mod upgrade;

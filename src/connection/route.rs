@@ -8,6 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::camera_routes;
+use super::pull_routes;
 use super::reply::{self, Frame, Reply};
 use super::upgrade::{self, Upgrade};
 use super::{AdminPages, Core, Doors, Role};
@@ -129,19 +130,7 @@ pub(super) fn route(
         Role::Objects(doors) => *doors,
         Role::Cameras(_) => unreachable!("cameras speak no HTTP"),
     };
-    if doors.http
-        && let Some(route) = camera_routes::route(&case, &target, out)
-    {
-        return route;
-    }
-    if request.fields.upgrade.is_some()
-        && let Some(route) = upgrade::route(&case, doors, &target)
-    {
-        return route;
-    }
-    if !doors.http
-        && let Some(route) = answer_alone(&case, doors, out)
-    {
+    if let Some(route) = route_elsewhere(&case, doors, &target, out) {
         return route;
     }
     let is_live = live::is_live(&core.egress, &target.name);
@@ -171,6 +160,26 @@ pub(super) fn route(
         Method::Delete => with_body_discarded(request, delete(&case, &name, is_live, out)),
         Method::Options | Method::NotAllowed | Method::Unknown => unreachable!("answered above"),
     }
+}
+
+/// What is no object: cameras, WebSockets, pulled streams, and what listeners of their own say.
+fn route_elsewhere(
+    case: &Case<'_>,
+    doors: Doors,
+    target: &Target<'_>,
+    out: &mut Vec<u8>,
+) -> Option<Route> {
+    if doors.http
+        && let Some(route) = camera_routes::route(case, target, out)
+    {
+        return Some(route);
+    }
+    if case.request.fields.upgrade.is_some()
+        && let Some(route) = upgrade::route(case, doors, target)
+    {
+        return Some(route);
+    }
+    if doors.http { pull_routes::route(case, target, out) } else { answer_alone(case, doors, out) }
 }
 
 /// A method other than GET makes no sense here: with an upgrade, or on a listener of append's own.
@@ -243,7 +252,7 @@ impl<'c> Case<'c> {
         self.request.keep_alive && !self.core.is_draining.get()
     }
 
-    fn held_ms(&self) -> Option<u64> {
+    pub(super) fn held_ms(&self) -> Option<u64> {
         self.resume.held_since.map(|since| (clock::now() - since).as_millis() as u64)
     }
 

@@ -21,7 +21,8 @@ use self::listeners::{
 };
 pub use self::part_options::coordinator_options;
 use self::part_options::{
-    cameras_options, channels_options, control_options, options_of, packager_options, store_options,
+    cameras_options, channels_options, control_options, options_of, packager_options,
+    pulls_options, store_options,
 };
 use crate::cameras::{Cameras, Push};
 use crate::channels::Channels;
@@ -35,6 +36,7 @@ use crate::operations::config::{Config, CoordinatorSection};
 use crate::operations::metrics;
 use crate::operations::player::{Door, Player};
 use crate::packager::Packager;
+use crate::pulls::{PullThread, Pulls};
 use crate::runtime::buffers::BufferPool;
 use crate::runtime::counters::Counters;
 use crate::runtime::deadlines::{Deadlines, Phase};
@@ -96,6 +98,7 @@ pub struct Stopper {
     is_draining: Arc<AtomicBool>,
     append_sessions: Arc<AppendSessions>,
     cameras: Arc<Cameras>,
+    pull_thread: Option<Arc<PullThread>>,
     coordinator: Option<coordinator::Stopper>,
 }
 
@@ -105,6 +108,7 @@ impl Stopper {
         self.is_draining.store(true, Ordering::SeqCst);
         self.append_sessions.close();
         self.cameras.close();
+        self.pull_thread.iter().for_each(|thread| thread.stop());
         self.mailboxes.iter().for_each(|mailbox| mailbox.send(Message::Drain));
         self.coordinator.iter().for_each(coordinator::Stopper::stop);
     }
@@ -131,6 +135,7 @@ struct Common {
     packager: Arc<Packager>,
     channels: Arc<Channels>,
     cameras: Arc<Cameras>,
+    pulls: Arc<Pulls>,
     append_sessions: Arc<AppendSessions>,
     offload: Arc<Offload>,
     connection_options: Arc<connection::Options>,
@@ -148,6 +153,7 @@ impl Common {
             packager: Packager::new(packager_options(config), store.clone()),
             channels: Channels::new(channels_options(&config.channels)?, store.clone()),
             cameras: Cameras::new(cameras_options(config), store.clone()),
+            pulls: Pulls::new(pulls_options(config)?, store.clone()),
             store,
             append_sessions: AppendSessions::new(ingest_options.is_durable),
             offload: Offload::start()?,
@@ -173,6 +179,7 @@ impl Server {
         let coordinator = start_coordinator(&config.coordinator)?;
         let common = Common::new(config, store, cpus.len())?;
         let control = start_control_client(config, &common.channels, &addresses)?;
+        let pull_thread = PullThread::start(&common.pulls, &common.packager)?.map(Arc::new);
         let counters: Vec<_> = cpus.iter().map(|_| Arc::new(Counters::default())).collect();
         let is_draining = Arc::new(AtomicBool::new(false));
         let pages = admin_pages(config, (&common, &addresses), &counters, driver, &is_draining);
@@ -200,6 +207,7 @@ impl Server {
             is_draining,
             append_sessions,
             cameras,
+            pull_thread,
             coordinator: coordinator.as_ref().map(Coordinator::stopper),
         };
         let of_doors = |doors| addresses_of(&addresses, doors);
@@ -412,6 +420,7 @@ async fn run_core(parts: Parts) -> io::Result<()> {
             packager: parts.common.packager.clone(),
             channels: parts.common.channels.clone(),
             cameras: parts.common.cameras.clone(),
+            pulls: parts.common.pulls,
             ring: ring.clone(),
             counters: parts.counters.clone(),
             options: parts.common.egress_options,

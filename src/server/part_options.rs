@@ -9,15 +9,17 @@ use crate::channels::{self, LagRule};
 use crate::coordinator::{self, ClientOptions, Credentials, Hook, Pace};
 use crate::operations::config::{
     self, ChannelsSection, Config, CoordinatorSection, Durability, HookAuth, HookSection,
-    LiveParts, LiveSection, OnAbort, OnLag, PlaylistType, SteeringSection,
+    LiveParts, LiveSection, OnAbort, OnLag, PlaylistType, PullSection, SteeringSection,
 };
 use crate::operations::config_cameras::{RawFormat, RawQuality, RawSection};
 use crate::operations::cors;
 use crate::packager::{self, LiveRule, Pathway, Steering};
+use crate::pulls::{self, PullOptions, Upstream};
 use crate::runtime::clock;
 use crate::store::{RetentionRule, Signal, StoreOptions};
 use crate::wire::http1::HeadLimits;
 use crate::wire::tcp_framing::{PictureKind, Quality};
+use crate::wire::upstream_url::{UpstreamUrl, shown};
 use crate::{connection, egress, ingest};
 
 /// Descriptors that are neither connections nor object files: rings, listeners, logs, uploads.
@@ -196,6 +198,49 @@ pub(super) fn raw_camera(section: &RawSection) -> RawCamera {
             RawQuality::High => Quality::High,
         },
     }
+}
+
+pub(super) fn pulls_options(config: &Config) -> io::Result<pulls::Options> {
+    let pulls = config.pull.iter().map(|section| pull_options(config, section));
+    Ok(pulls::Options {
+        pulls: pulls.collect::<io::Result<_>>()?,
+        viewers_max: config.viewers.max as usize,
+        viewers_full: config.viewers.full as usize,
+        clock: clock::unix_ms,
+    })
+}
+
+fn pull_options(config: &Config, section: &PullSection) -> io::Result<PullOptions> {
+    let folder = section.live_folder().unwrap_or_default();
+    let is_listed = config.live.iter().any(|rule| folder.starts_with(&rule.prefix));
+    let own_name = folder.trim_matches('/').rsplit('/').next().unwrap_or_default();
+    let seconds = Duration::from_secs;
+    let upstream = |text: &String| {
+        let url = UpstreamUrl::parse(text).map_err(io::Error::other)?;
+        Ok(Upstream { url, shown: shown(text) })
+    };
+    Ok(PullOptions {
+        name: section.path.trim_start_matches('/').to_owned(),
+        upstreams: section.upstreams.iter().map(upstream).collect::<io::Result<_>>()?,
+        live_name: if is_listed {
+            format!("{}{own_name}.ts", folder.trim_start_matches('/'))
+        } else {
+            String::new()
+        },
+        on_demand: section.on_demand,
+        stop_after: seconds(section.stop_after_s),
+        hold_over: seconds(section.hold_over_s),
+        reconnect: seconds(section.reconnect_s),
+        reconnect_max: seconds(section.reconnect_max_s),
+        connect_timeout: seconds(section.connect_timeout_s),
+        read_timeout: seconds(section.read_timeout_s),
+        burst_ms: section.burst_s.saturating_mul(1000),
+        window_bytes: section.window_bytes,
+        preamble: section.preamble.as_deref().map(pulls::read_preamble).unwrap_or_default(),
+        content_type: section.content_type.clone(),
+        interface: section.interface.clone(),
+        datagram_bytes_max: section.datagram_bytes_max as usize,
+    })
 }
 
 fn steering(section: &SteeringSection) -> Steering {
