@@ -142,7 +142,7 @@ impl TsOut {
         let found = std::future::poll_fn(|context| {
             reader.wake_at_growth(context);
             let is_open = object.is_open();
-            match object.last_random_access().filter(|start| *start >= behind) {
+            match object.random_access_from(behind) {
                 Some(start) => Poll::Ready(Ok(start)),
                 None if !is_open => Poll::Ready(Ok(object.tail())),
                 None => peer_gone.as_mut().poll(context).map(|()| Err(CutReason::Peer)),

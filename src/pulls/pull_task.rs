@@ -16,8 +16,6 @@ use crate::wire::mpegts::{Continuity, PacketAligner};
 /// Packets are gathered so long, or up to so many bytes, before readers are woken for them.
 const GATHER: Duration = Duration::from_millis(10);
 const GATHER_BYTES: usize = 32 << 10;
-/// An upstream that was live for so long has earned another attempt at once.
-const STEADY: Duration = Duration::from_secs(10);
 
 /// What a stream's task works with.
 pub(super) struct PullTask {
@@ -60,7 +58,7 @@ impl PullTask {
         loop {
             self.until_wanted().await;
             let began = Instant::now();
-            let lost = self.attend(upstream, &mut continuity).await;
+            let (was_live, lost) = self.attend(upstream, &mut continuity).await;
             let shown = &options.upstreams[upstream].shown;
             tracing::info!(stream = options.name, upstream = shown, %lost, "an upstream was lost");
             if matches!(lost, Lost::Unwanted) {
@@ -68,7 +66,13 @@ impl PullTask {
                 continue;
             }
             upstream = (upstream + 1) % options.upstreams.len();
-            failures = if began.elapsed() > STEADY { 0 } else { failures + 1 };
+            if was_live {
+                // One that comes and goes at once does so in its own time.
+                failures = 0;
+                self.pause(options.reconnect.saturating_sub(began.elapsed())).await;
+                continue;
+            }
+            failures += 1;
             // All others are tried before anything is waited for.
             let rounds = failures / options.upstreams.len() as u32;
             if rounds > 0 && failures.is_multiple_of(options.upstreams.len() as u32) {
@@ -105,14 +109,14 @@ impl PullTask {
     }
 
     /// One connection, from its attempt to its end.
-    async fn attend(&self, upstream: usize, continuity: &mut Continuity) -> Lost {
+    async fn attend(&self, upstream: usize, continuity: &mut Continuity) -> (bool, Lost) {
         let options = &self.pull.options;
         let url = &options.upstreams[upstream].url;
         let connected = timeout(options.connect_timeout, upstream::open(url, options)).await;
         let source = match connected {
             Ok(Ok(source)) => source,
-            Ok(Err(error)) => return Lost::Connect(error),
-            Err(_) => return Lost::ConnectTimeout,
+            Ok(Err(error)) => return (false, Lost::Connect(error)),
+            Err(_) => return (false, Lost::ConnectTimeout),
         };
         self.pulls.connected(&self.pull, Some(upstream));
         let shown = &options.upstreams[upstream].shown;
@@ -123,11 +127,12 @@ impl PullTask {
             () = self.until_unwanted() => Err(Lost::Unwanted),
         };
         self.pulls.connected(&self.pull, None);
+        let was_live = live.is_some();
         if let Some(live) = live {
             self.pulls.end(&self.pull);
             live.end();
         }
-        outcome.err().unwrap_or(Lost::Ended)
+        (was_live, outcome.err().unwrap_or(Lost::Ended))
     }
 
     async fn receive(
@@ -227,6 +232,16 @@ struct LiveStream {
 impl LiveStream {
     fn append(&mut self, packets: &[u8], window_bytes: u64) -> Result<(), Lost> {
         self.writer.append(&[IoSlice::new(packets)])?;
+        let before = self.writer.object().last_random_access();
+        self.look(packets, window_bytes)?;
+        if self.writer.object().last_random_access() != before {
+            self.writer.tell_marks();
+        }
+        Ok(())
+    }
+
+    /// Show them to who lists them, or note where decoders may begin; and give up what is old.
+    fn look(&mut self, packets: &[u8], window_bytes: u64) -> Result<(), Lost> {
         let keep_from = self.writer.object().tail().saturating_sub(window_bytes);
         self.writer.keep_from(keep_from);
         match &mut self.watcher {
