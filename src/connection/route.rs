@@ -297,6 +297,33 @@ impl<'c> Case<'c> {
         Route::Answered { keep_alive: frame.keep_alive }
     }
 
+    /// A page that is made for this request, for everybody who may read answers.
+    pub(super) fn answer_page(&self, status: u16, page: (&str, &[u8]), out: &mut Vec<u8>) -> Route {
+        let common = &self.core.options.common_lines;
+        let route = self.write_page(common, status, page, out);
+        with_body_discarded(self.request, route)
+    }
+
+    fn write_page(
+        &self,
+        common_lines: &[u8],
+        status: u16,
+        (content_type, body): (&str, &[u8]),
+        out: &mut Vec<u8>,
+    ) -> Route {
+        let own_lines = if common_lines.is_empty() { &[] } else { self.own_lines };
+        let frame = Frame { own_lines, ..self.frame() };
+        let mut head = HeadWriter::new(out, status);
+        head.field("Content-Type", content_type);
+        head.number("Content-Length", body.len() as u64);
+        head.field("Cache-Control", "no-store").lines(common_lines);
+        let route = self.finish(&frame, out);
+        if !frame.is_head {
+            out.extend_from_slice(body);
+        }
+        route
+    }
+
     /// End a head that was begun.
     fn finish(&self, frame: &Frame<'_>, out: &mut Vec<u8>) -> Route {
         reply::finish(out, frame, &mut self.core.egress.date.borrow_mut(), clock::unix_s());
@@ -339,16 +366,7 @@ fn answer_admin(
     let Some(page) = pages(&target.name) else {
         return case.answer(&Reply::not_found(), out);
     };
-    let frame = Frame { own_lines: &[], ..case.frame() };
-    let mut head = HeadWriter::new(out, page.status);
-    head.field("Content-Type", page.content_type);
-    head.number("Content-Length", page.body.len() as u64);
-    head.field("Cache-Control", "no-store");
-    let route = case.finish(&frame, out);
-    if !frame.is_head {
-        out.extend_from_slice(&page.body);
-    }
-    route
+    case.write_page(&[], page.status, (page.content_type, &page.body), out)
 }
 
 /// The live tail of a channel that somebody publishes to.

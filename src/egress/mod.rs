@@ -4,7 +4,7 @@
 //! through WebSockets; `mjpeg_follow`, `h264_follow` and `websocket_view` send the pictures of
 //! cameras, `ts_follow` pulled transport streams. What doors share lies below them:
 //! `answer` (heads), `transfer` (bodies), `messages_out` (messages), `pictures_out` (pictures),
-//! `ts_out` (transport packets).
+//! `packets_out` (transport packets).
 
 pub mod answer;
 pub mod h264_follow;
@@ -14,10 +14,11 @@ mod http_view;
 pub mod live;
 mod messages_out;
 pub mod mjpeg_follow;
+mod packets_out;
 mod pictures_out;
 pub mod transfer;
 pub mod ts_follow;
-mod ts_out;
+
 pub mod websocket_follow;
 pub mod websocket_receive;
 pub mod websocket_view;

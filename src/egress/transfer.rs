@@ -25,8 +25,8 @@ use std::task::Poll;
 use bytes::Bytes;
 
 use super::Egress;
+use super::packets_out::PacketsOut;
 use super::pictures_out::Pictures;
-use super::ts_out::TsOut;
 use crate::packager::{Growing, Next, Slice};
 use crate::runtime::counters::Counter;
 use crate::runtime::deadlines::{Deadline, Phase};
@@ -65,7 +65,7 @@ pub(super) enum Body {
     /// The pictures of a camera.
     Pictures(Box<Pictures>),
     /// Those of a pulled stream.
-    Packets(Box<TsOut>),
+    Packets(Box<PacketsOut>),
 }
 
 pub(super) enum Piece {

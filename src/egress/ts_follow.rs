@@ -3,8 +3,8 @@
 
 use super::Egress;
 use super::answer::{Ask, Got, endless_head};
+use super::packets_out::PacketsOut;
 use super::transfer::{Body, Transfer};
-use super::ts_out::TsOut;
 use crate::pulls::Reading;
 use crate::runtime::counters::Counter;
 
@@ -14,6 +14,6 @@ pub fn respond(egress: &Egress, ask: &Ask<'_>, reading: Reading, out: &mut Vec<u
         return Got::Answered;
     }
     egress.counters.add(Counter::PullReaders, 1);
-    let body = Body::Packets(Box::new(TsOut::new(reading)));
+    let body = Body::Packets(Box::new(PacketsOut::new(reading)));
     Got::Transfer(Box::new(Transfer { body, framing }))
 }

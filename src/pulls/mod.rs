@@ -12,19 +12,22 @@
 //! | switched off (`?offline`) | `?online` | 404; those who read are sent away |
 //!
 //! `pull_table` (state, readers, limits), `upstream` (connects), `pull_task` (the life of a stream),
-//! `pull_thread` (their threads).
+//! `pull_thread` (their threads), `pull_reports` (what APIs say), `notifier` (who is told).
 
+mod notifier;
 mod paced_file;
+mod pull_reports;
 mod pull_table;
 mod pull_task;
 mod pull_thread;
 mod upstream;
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+pub use notifier::{Event, NOTIFICATIONS_MAX, Notification};
 pub use pull_table::{Join, Pull, PullFigures, Pulls, Reading, Start};
 pub use pull_thread::PullThread;
 
@@ -54,6 +57,7 @@ pub struct PullOptions {
     /// Where multicast groups are joined.
     pub interface: Option<String>,
     pub datagram_bytes_max: usize,
+    pub now: fn() -> Instant,
 }
 
 /// Where a stream may come from.
@@ -70,7 +74,29 @@ pub struct Options {
     /// Readers of all streams together; 0 is no limit.
     pub viewers_max: usize,
     pub viewers_full: usize,
+    pub heartbeat_interval: Duration,
+    pub notifications: Vec<Notification>,
+    pub apis: Vec<Api>,
     pub clock: fn() -> Millis,
+}
+
+/// A path that says something about pulled streams.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// As of a stream.
+    pub name: String,
+    pub kind: ApiKind,
+    /// The stream's name, for those that are of one.
+    pub pull: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApiKind {
+    Health,
+    Statistics,
+    Prometheus,
+    Check,
+    Control,
 }
 
 /// A static preamble that cannot be read is none.

@@ -16,6 +16,7 @@ const LEAP_TICKS: u64 = 10 * CLOCK_HZ;
 
 pub(super) struct PacedFile {
     file: File,
+    now: fn() -> std::time::Instant,
     aligner: PacketAligner,
     /// Whole packets that were read and not sent, from `at` on.
     packets: Vec<u8>,
@@ -32,9 +33,9 @@ struct Clock {
 }
 
 impl PacedFile {
-    pub(super) fn new(file: File) -> PacedFile {
+    pub(super) fn new(file: File, now: fn() -> std::time::Instant) -> PacedFile {
         let (aligner, packets) = (PacketAligner::default(), Vec::new());
-        PacedFile { file, aligner, packets, at: 0, clock: None }
+        PacedFile { file, now, aligner, packets, at: 0, clock: None }
     }
 
     pub(super) async fn receive(&mut self, out: &mut Vec<u8>) -> io::Result<Received> {
@@ -42,7 +43,7 @@ impl PacedFile {
             if self.at == self.packets.len() && !self.read().await? {
                 return Ok(Received::End);
             }
-            let now = Instant::now();
+            let now = (self.now)().into();
             let before = self.at;
             let due = self.pass(now);
             if self.at > before {

@@ -2,14 +2,16 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
-use super::{Options, PullOptions};
+use super::notifier::{EVENTS_WAITING_MAX, Event};
+use super::pull_reports::Rates;
+use super::{ApiKind, Options, PullOptions};
 use crate::store::{Millis, News, NewsWait, Object, Store};
 use crate::wire::mpegts::PACKET_BYTES;
 
@@ -22,6 +24,11 @@ pub struct Pulls {
     pub(super) store: Arc<Store>,
     streams: Vec<Arc<Pull>>,
     viewers: AtomicUsize,
+    pub(super) rates: Mutex<Rates>,
+    /// Of readers, to whom it may concern.
+    events: mpsc::Sender<Event>,
+    /// Until somebody takes it.
+    pub(super) told_events: Mutex<Option<mpsc::Receiver<Event>>>,
 }
 
 /// One pulled stream.
@@ -30,6 +37,7 @@ pub struct Pull {
     pub figures: PullFigures,
     news: Arc<News>,
     state: Mutex<State>,
+    is_off: AtomicBool,
     /// Tells the stream's task that readers came or went, or that it is switched.
     pub(super) told: Notify,
     clock: fn() -> Millis,
@@ -39,6 +47,8 @@ pub struct Pull {
 #[derive(Debug, Default)]
 pub struct PullFigures {
     pub packets_received: AtomicU64,
+    /// The same, of each upstream.
+    received_of: Vec<AtomicU64>,
     pub packets_sent: AtomicU64,
     pub packets_dropped: AtomicU64,
     /// Times that an upstream was lost while it was live.
@@ -56,7 +66,6 @@ struct State {
     lost_ms: Option<Millis>,
     /// The upstream whose connection is open.
     connected: Option<usize>,
-    is_off: bool,
     readers: usize,
     /// When the last reader left.
     left_ms: Millis,
@@ -71,8 +80,10 @@ struct Live {
 }
 
 impl PullFigures {
-    pub(super) fn note_received(&self, bytes: u64) {
-        self.packets_received.fetch_add(bytes / PACKET_BYTES as u64, Ordering::Relaxed);
+    pub(super) fn note_received(&self, upstream: usize, bytes: u64) {
+        let packets = bytes / PACKET_BYTES as u64;
+        self.packets_received.fetch_add(packets, Ordering::Relaxed);
+        self.received_of[upstream].fetch_add(packets, Ordering::Relaxed);
     }
 }
 
@@ -110,27 +121,43 @@ impl Pulls {
         let pull = |own: &PullOptions| {
             Arc::new(Pull {
                 options: own.clone(),
-                figures: PullFigures::default(),
+                figures: PullFigures {
+                    received_of: own.upstreams.iter().map(|_| AtomicU64::new(0)).collect(),
+                    ..PullFigures::default()
+                },
                 news: Arc::default(),
                 state: Mutex::default(),
+                is_off: AtomicBool::new(false),
                 told: Notify::new(),
                 clock: options.clock,
             })
         };
         let streams = options.pulls.iter().map(pull).collect();
-        Arc::new(Pulls { options, store, streams, viewers: AtomicUsize::new(0) })
+        let (events, told_events) = mpsc::channel(EVENTS_WAITING_MAX);
+        Arc::new(Pulls {
+            options,
+            store,
+            streams,
+            viewers: AtomicUsize::new(0),
+            rates: Mutex::default(),
+            events,
+            told_events: Mutex::new(Some(told_events)),
+        })
     }
 
     pub fn all(&self) -> &[Arc<Pull>] {
         &self.streams
     }
 
+    /// The API at this name, and the stream that it is of.
+    pub fn find_api(&self, name: &str) -> Option<(ApiKind, Option<&Arc<Pull>>)> {
+        let api = self.options.apis.iter().find(|api| owns(&api.name, name))?;
+        Some((api.kind, self.streams.iter().find(|pull| pull.options.name == api.pull)))
+    }
+
     /// The stream with this name, or the closest one that has all names below its own.
     pub fn find(&self, name: &str) -> Option<&Arc<Pull>> {
-        let is_its = |pull: &&Arc<Pull>| {
-            let own = pull.options.name.as_str();
-            own == name || (own.is_empty() || own.ends_with('/')) && name.starts_with(own)
-        };
+        let is_its = |pull: &&Arc<Pull>| owns(&pull.options.name, name);
         self.streams.iter().filter(is_its).max_by_key(|pull| pull.options.name.len())
     }
 
@@ -144,7 +171,7 @@ impl Pulls {
         let max = self.options.viewers_max;
         let news = pull.news();
         let mut state = pull.state.lock();
-        if state.is_off {
+        if pull.is_off() {
             return Join::Offline;
         }
         let now_ms = (pull.clock)();
@@ -159,8 +186,9 @@ impl Pulls {
             return Join::Starting(news);
         };
         let enters = |count: usize| (max == 0 || count < max).then_some(count + 1);
-        if self.viewers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, enters).is_err() {
-            return Join::Full;
+        match self.viewers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, enters) {
+            Ok(before) => self.note_crossing(before + 1, Event::LimitHit),
+            Err(_) => return Join::Full,
         }
         let start = live.start(now_ms, pull.options.burst_ms);
         let (object, epoch) = (live.object.clone(), state.epoch);
@@ -169,13 +197,21 @@ impl Pulls {
         Join::Reading(Reading { pulls, pull, object, start, epoch, since_ms: now_ms })
     }
 
+    /// The number of readers has changed; `crossing` is what it is if it is at the limit now.
+    fn note_crossing(&self, upper: usize, crossing: Event) {
+        let full = self.options.viewers_full;
+        if full != 0 && upper == full && self.events.try_send(crossing).is_err() {
+            tracing::warn!(?crossing, "too many events wait to be told");
+        }
+    }
+
     fn tell(&self, pull: &Pull, core: Option<usize>) {
         pull.news.tell(&self.store, core);
     }
 
     /// Switch a stream off or on again; it stays so whatever becomes of its upstream.
     pub fn switch(&self, pull: &Pull, is_off: bool) {
-        pull.state.lock().is_off = is_off;
+        pull.is_off.store(is_off, Ordering::SeqCst);
         pull.told.notify_one();
         self.tell(pull, None);
     }
@@ -233,6 +269,11 @@ impl Pulls {
     }
 }
 
+/// It is its own name, or below a folder.
+fn owns(own: &str, name: &str) -> bool {
+    own == name || (own.is_empty() || own.ends_with('/')) && name.starts_with(own)
+}
+
 impl Live {
     fn note_start(&mut self, now_ms: Millis, offset: u64, burst_ms: Millis) {
         if self.starts.back().is_none_or(|(_, last)| *last < offset) {
@@ -261,6 +302,16 @@ impl Pull {
         NewsWait::new(self.news.clone(), self.news.version())
     }
 
+    /// As readers ask for it.
+    pub fn path(&self) -> String {
+        format!("/{}", self.options.name)
+    }
+
+    /// Packets that came from this upstream.
+    pub fn received_of(&self, upstream: usize) -> u64 {
+        self.figures.received_of[upstream].load(Ordering::Relaxed)
+    }
+
     pub fn readers(&self) -> usize {
         self.state.lock().readers
     }
@@ -271,7 +322,7 @@ impl Pull {
     }
 
     pub fn is_off(&self) -> bool {
-        self.state.lock().is_off
+        self.is_off.load(Ordering::SeqCst)
     }
 
     /// Somebody reads, or has just asked.
@@ -300,10 +351,10 @@ impl Reading {
     ) -> Poll<Option<Bytes>> {
         loop {
             {
-                let state = self.pull.state.lock();
-                if state.is_off {
+                if self.is_off() {
                     return Poll::Ready(None);
                 }
+                let state = self.pull.state.lock();
                 if let Some(live) = state.live.as_ref().filter(|_| state.epoch > self.epoch) {
                     self.object = live.object.clone();
                     self.start = Start::Behind(0);
@@ -343,7 +394,8 @@ impl Drop for Reading {
         }
         let read_ms = now_ms.saturating_sub(self.since_ms);
         self.pull.figures.reading_ms.fetch_add(read_ms, Ordering::Relaxed);
-        self.pulls.viewers.fetch_sub(1, Ordering::SeqCst);
+        let before = self.pulls.viewers.fetch_sub(1, Ordering::SeqCst);
+        self.pulls.note_crossing(before, Event::LimitMiss);
         self.pull.told.notify_one();
     }
 }

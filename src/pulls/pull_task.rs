@@ -57,7 +57,7 @@ impl PullTask {
         let mut continuity = Continuity::default();
         loop {
             self.until_wanted().await;
-            let began = Instant::now();
+            let began = self.now();
             let (was_live, lost) = self.attend(upstream, &mut continuity).await;
             let shown = &options.upstreams[upstream].shown;
             tracing::info!(stream = options.name, upstream = shown, %lost, "an upstream was lost");
@@ -69,7 +69,7 @@ impl PullTask {
             if was_live {
                 // One that comes and goes at once does so in its own time.
                 failures = 0;
-                self.pause(options.reconnect.saturating_sub(began.elapsed())).await;
+                self.pause(options.reconnect.saturating_sub(self.now() - began)).await;
                 continue;
             }
             failures += 1;
@@ -80,6 +80,10 @@ impl PullTask {
                 self.pause(pause.min(options.reconnect_max)).await;
             }
         }
+    }
+
+    fn now(&self) -> Instant {
+        (self.pull.options.now)().into()
     }
 
     async fn until_wanted(&self) {
@@ -123,7 +127,7 @@ impl PullTask {
         tracing::info!(stream = options.name, upstream = shown, "an upstream is connected");
         let mut live = None;
         let outcome = tokio::select! {
-            outcome = self.receive(source, &mut live, continuity) => outcome,
+            outcome = self.receive(source, (upstream, &mut live), continuity) => outcome,
             () = self.until_unwanted() => Err(Lost::Unwanted),
         };
         self.pulls.connected(&self.pull, None);
@@ -138,13 +142,13 @@ impl PullTask {
     async fn receive(
         &self,
         mut source: Source,
-        live: &mut Option<LiveStream>,
+        (upstream, live): (usize, &mut Option<LiveStream>),
         continuity: &mut Continuity,
     ) -> Result<(), Lost> {
         let read_timeout = self.pull.options.read_timeout;
         let (mut aligner, mut received, mut packets) =
             (PacketAligner::default(), Vec::new(), Vec::new());
-        let mut heard = Instant::now();
+        let mut heard = self.now();
         let mut due: Option<Instant> = None;
         loop {
             let outcome = tokio::select! {
@@ -156,12 +160,13 @@ impl PullTask {
                 received.clear();
             }
             if !packets.is_empty() {
-                heard = Instant::now();
+                heard = self.now();
             }
             let is_due = outcome.is_none() || packets.len() >= GATHER_BYTES;
             let is_end = !matches!(outcome, None | Some(Received::Bytes));
             if !packets.is_empty() && (is_due || is_end) {
                 self.append(&packets, live, continuity)?;
+                self.pull.figures.note_received(upstream, packets.len() as u64);
                 packets.clear();
                 due = None;
             } else if packets.is_empty() {
@@ -172,7 +177,7 @@ impl PullTask {
             match outcome {
                 Some(Received::End) => return Ok(()),
                 Some(Received::Restarted) => return Err(Lost::Restarted),
-                None if heard.elapsed() >= read_timeout => return Err(Lost::Silent),
+                None if self.now() - heard >= read_timeout => return Err(Lost::Silent),
                 None | Some(Received::Bytes) => {}
             }
         }
@@ -191,7 +196,6 @@ impl PullTask {
         };
         continuity.note(packets);
         live.append(packets, self.pull.options.window_bytes)?;
-        self.pull.figures.note_received(packets.len() as u64);
         self.pulls.note(&self.pull);
         Ok(())
     }

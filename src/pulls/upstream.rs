@@ -67,7 +67,7 @@ pub(super) async fn open(url: &UpstreamUrl, options: &PullOptions) -> io::Result
         }
         UpstreamUrl::Udp(place) => listen(place, None, options).await,
         UpstreamUrl::Rtp(place) => listen(place, Some(true), options).await,
-        UpstreamUrl::File(path) => open_file(path).await,
+        UpstreamUrl::File(path) => open_file(path, options).await,
         UpstreamUrl::Unix { kind: UnixKind::Stream, path } => {
             Ok(Source::Bytes(Box::pin(UnixStream::connect(path).await?)))
         }
@@ -83,13 +83,13 @@ pub(super) async fn open(url: &UpstreamUrl, options: &PullOptions) -> io::Result
 }
 
 /// A FIFO is opened for writing too: so opening it waits for nobody, and it has no end.
-async fn open_file(path: &Path) -> io::Result<Source> {
+async fn open_file(path: &Path, options: &PullOptions) -> io::Result<Source> {
     use std::os::unix::fs::FileTypeExt;
     if tokio::fs::metadata(path).await?.file_type().is_fifo() {
         let fifo = pipe::OpenOptions::new().read_write(true).open_receiver(path)?;
         return Ok(Source::Bytes(Box::pin(fifo)));
     }
-    Ok(Source::File(PacedFile::new(tokio::fs::File::open(path).await?)))
+    Ok(Source::File(PacedFile::new(tokio::fs::File::open(path).await?, options.now)))
 }
 
 fn run(command: &str, arguments: &[String]) -> io::Result<Source> {

@@ -4,12 +4,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::cameras::{self, RawCamera};
 use crate::channels::{self, LagRule};
 use crate::coordinator::{self, ClientOptions, Credentials, Hook, Pace};
 use crate::operations::config::{
-    self, ChannelsSection, Config, CoordinatorSection, Durability, HookAuth, HookSection,
-    LiveParts, LiveSection, OnAbort, OnLag, PlaylistType, PullSection, SteeringSection,
+    self, AccessScheme, ApiSection, ChannelsSection, Config, CoordinatorSection, Durability,
+    HookAuth, HookSection, LiveParts, LiveSection, NotificationEvent, NotificationSection, OnAbort,
+    OnLag, PlaylistType, PullSection, SteeringSection,
 };
 use crate::operations::config_cameras::{RawFormat, RawQuality, RawSection};
 use crate::operations::cors;
@@ -206,7 +210,47 @@ pub(super) fn pulls_options(config: &Config) -> io::Result<pulls::Options> {
         pulls: pulls.collect::<io::Result<_>>()?,
         viewers_max: config.viewers.max as usize,
         viewers_full: config.viewers.full as usize,
+        heartbeat_interval: Duration::from_secs(config.viewers.heartbeat_interval_s),
+        notifications: config
+            .notification
+            .iter()
+            .filter_map(|section| notification(config, section))
+            .collect(),
+        apis: config.api.iter().filter_map(api).collect(),
         clock: clock::unix_ms,
+    })
+}
+
+fn api(section: &ApiSection) -> Option<pulls::Api> {
+    let own = |path: &str| path.trim_start_matches('/').to_owned();
+    Some(pulls::Api {
+        name: own(&section.path),
+        kind: match section.kind? {
+            config::ApiKind::Health => pulls::ApiKind::Health,
+            config::ApiKind::Statistics => pulls::ApiKind::Statistics,
+            config::ApiKind::Prometheus => pulls::ApiKind::Prometheus,
+            config::ApiKind::Check => pulls::ApiKind::Check,
+            config::ApiKind::Control => pulls::ApiKind::Control,
+        },
+        pull: section.pull.as_deref().map_or_else(String::new, own),
+    })
+}
+
+fn notification(config: &Config, section: &NotificationSection) -> Option<pulls::Notification> {
+    let user = section.user.as_ref().and_then(|user| config.users.get_key_value(user));
+    let authorization = user.zip(section.scheme).map(|((user, password), scheme)| match scheme {
+        AccessScheme::Basic => format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))),
+        AccessScheme::Bearer => format!("Bearer {password}"),
+    });
+    Some(pulls::Notification {
+        event: match section.event? {
+            NotificationEvent::LimitHit => pulls::Event::LimitHit,
+            NotificationEvent::LimitMiss => pulls::Event::LimitMiss,
+            NotificationEvent::Heartbeat => pulls::Event::Heartbeat,
+        },
+        url: section.url.clone(),
+        timeout: Duration::from_secs(section.timeout_s),
+        authorization,
     })
 }
 
@@ -240,6 +284,7 @@ fn pull_options(config: &Config, section: &PullSection) -> io::Result<PullOption
         content_type: section.content_type.clone(),
         interface: section.interface.clone(),
         datagram_bytes_max: section.datagram_bytes_max as usize,
+        now: clock::now,
     })
 }
 

@@ -43,6 +43,7 @@ mod publish;
 mod camera_kit;
 mod cameras;
 mod cameras_h264;
+mod pull_reports;
 mod pulls;
 
 mod autobahn;

@@ -24,13 +24,15 @@ use crate::wire::mpegts::PACKET_BYTES;
 const PACKET: u64 = PACKET_BYTES as u64;
 /// Sent at once: whole packets.
 const RUN_BYTES_MAX: u64 = SEND_BYTES_MAX / PACKET * PACKET;
-/// A stream that names no place to begin in so long has none.
-const START_WAIT: Duration = Duration::from_secs(10);
+/// A stream that has named no place to begin yet, and names none in so long, has none.
+const FIRST_START_WAIT: Duration = Duration::from_secs(2);
+/// One that has named some is expected to name another in so long.
+const START_WAIT: Duration = Duration::from_secs(20);
 /// What was sent is added to the stream's figures each so many bytes.
-const NOTE_BYTES: u64 = 1 << 20;
+const NOTE_BYTES: u64 = 64 << 10;
 
 /// What a reader gets.
-pub(super) struct TsOut {
+pub(super) struct PacketsOut {
     reading: Reading,
     /// Not yet among the stream's figures.
     sent: u64,
@@ -42,9 +44,9 @@ enum Left {
     Off,
 }
 
-impl TsOut {
-    pub(super) fn new(reading: Reading) -> TsOut {
-        TsOut { reading, sent: 0 }
+impl PacketsOut {
+    pub(super) fn new(reading: Reading) -> PacketsOut {
+        PacketsOut { reading, sent: 0 }
     }
 
     pub(super) async fn send(
@@ -148,7 +150,9 @@ impl TsOut {
                 None => peer_gone.as_mut().poll(context).map(|()| Err(CutReason::Peer)),
             }
         });
-        timers::within(START_WAIT, found).await.unwrap_or(Ok(object.tail()))
+        let has_named = object.last_random_access().is_some();
+        let patience = if has_named { START_WAIT } else { FIRST_START_WAIT };
+        timers::within(patience, found).await.unwrap_or(Ok(object.tail()))
     }
 
     /// Send whole packets.
@@ -175,7 +179,7 @@ impl TsOut {
     }
 }
 
-impl Drop for TsOut {
+impl Drop for PacketsOut {
     fn drop(&mut self) {
         self.reading.note_sent(self.sent);
     }
