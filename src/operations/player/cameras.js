@@ -418,8 +418,10 @@ function showWays(push, raw) {
   $("how").hidden = false;
   if (ways === shownWays) return;
   shownWays = ways;
-  const boxes = raw.map(({ listen, format, path }) => way(
-    `${KINDS[format] ?? format} without a greeting, shown as ${path.replace(/^\//, "")}`,
+  // One quality alone needs no name.
+  const hasTwo = (path) => raw.some((one) => one.path === path && one.quality === "low") && raw.some((one) => one.path === path && one.quality === "high");
+  const boxes = raw.map(({ listen, format, path, quality }) => way(
+    `${KINDS[format] ?? format} without a greeting, shown as ${path.replace(/^\//, "")}${hasTwo(path) ? `, ${quality} quality` : ""}`,
     [`Whatever connects to ${hostPort(listen)} is that camera.`],
     COMMANDS[format]?.(`tcp://${hostPort(listen)}`),
   ));
