@@ -22,6 +22,7 @@ pub(super) struct Places {
 pub(super) struct RawPlace {
     pub(super) listen: SocketAddr,
     pub(super) format: &'static str,
+    pub(super) quality: &'static str,
     pub(super) path: String,
 }
 

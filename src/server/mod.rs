@@ -315,6 +315,7 @@ fn camera_places(addresses: &[(SocketAddr, Role)]) -> Places {
             Role::Cameras(Push::Raw(raw)) => places.raw.push(RawPlace {
                 listen: *address,
                 format: raw.kind.word(),
+                quality: raw.quality.word(),
                 path: format!("/{}", raw.name),
             }),
             Role::Objects(_) | Role::Admin(_) => {}

@@ -175,6 +175,35 @@ fn an_h264_camera_is_listed() {
     until_text(server.address, list, "goes on", |text| text.contains("#EXT-X-DISCONTINUITY"));
 }
 
+/// Goal: a camera that pauses for longer than a segment is listed all the same, with what is missing.
+#[test]
+fn a_pause_is_listed_as_a_gap() {
+    let table = "[cameras]\nlisten = [\"127.0.0.1:0\"]\n\
+        [[live]]\nprefix = \"/live/\"\npart_ms = 200\nsegment_s = 1.0";
+    let server = Setup::new().table(table).start();
+    let units = nal_units(&server, 8);
+    let mut camera = Camera::greet(&server, [1, 1, 1]);
+    let mut send = |units: &[Vec<u8>]| {
+        for unit in units {
+            camera.picture(unit);
+            std::thread::sleep(std::time::Duration::from_millis(30));
+        }
+    };
+    let (before, after) = units.split_at(units.len() / 2);
+    send(before);
+    let list = "/live/stream1/high.m3u8";
+    until_text(server.address, list, "it is listed", |text| text.contains("#EXTINF"));
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    send(after);
+    until_text(server.address, list, "a gap, and what follows", |text| {
+        text.split_once("#EXT-X-GAP").is_some_and(|(_, rest)| {
+            let segments = rest.split("#EXTINF").skip(1);
+            segments.filter(|segment| !segment.contains("#EXT-X-GAP")).count() > 1
+        })
+    });
+    assert!(!server.log().contains("a camera is not listed"), "{}", server.log());
+}
+
 /// Goal: a camera that says that it ends ends its presentation; one that is lost does not.
 #[test]
 fn an_orderly_end_ends_the_presentation() {

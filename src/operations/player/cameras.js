@@ -78,7 +78,8 @@ class Tile {
   #isSeen = true;
   #unseenTimer = null;
   #silentMs = 0;
-  #pictureRate = null;
+  // Of each quality, as of the last answer.
+  #trackRates = new Map();
   #rates = new Map();
 
   constructor(name) {
@@ -141,14 +142,17 @@ class Tile {
       return this.#rates.get(name).of(total, timeMs);
     };
     this.rate = null;
+    this.#trackRates.clear();
     for (const { quality, pictures, bytes } of this.camera.tracks) {
-      const rates = [of(`${quality} pictures`, pictures, nowMs), of(`${quality} bytes`, bytes, nowMs)];
-      if (quality === this.track().quality) [this.#pictureRate, this.trackRate] = rates;
-      this.rate = rates[1] === null ? this.rate : (this.rate ?? 0) + rates[1] * 8;
+      const rates = { pictures: of(`${quality} pictures`, pictures, nowMs), bytes: of(`${quality} bytes`, bytes, nowMs) };
+      this.#trackRates.set(quality, rates);
+      this.rate = rates.bytes === null ? this.rate : (this.rate ?? 0) + rates.bytes * 8;
     }
     // What a camera of H.264 sends in one piece may be a part of a picture: here they are counted.
-    const shown = this.pictures?.count;
-    if (this.pictures?.state === "live" && shown !== null) this.#pictureRate = of(`${this.#key} shown`, shown, performance.now());
+    const shown = this.pictures?.count ?? null;
+    if (this.pictures?.state !== "live" || shown === null) return;
+    const { quality } = this.track();
+    this.#trackRates.set(quality, { ...this.#trackRates.get(quality), pictures: of(`${this.#key} shown`, shown, performance.now()) });
   }
 
   #showQualities() {
@@ -246,9 +250,10 @@ class Tile {
       return;
     }
     put("size", view?.width ? `${view.width} × ${view.height}` : "–");
-    const rate = this.#silentMs ? 0 : this.#pictureRate;
+    const rates = this.#trackRates.get(track.quality) ?? { pictures: null, bytes: null };
+    const rate = this.#silentMs ? 0 : rates.pictures;
     put("pictures", rate === null ? "–" : `${rate.toFixed(rate < 9.95 ? 1 : 0)} /s`);
-    put("rate", this.trackRate === null ? "–" : bits(this.trackRate * 8));
+    put("rate", rates.bytes === null ? "–" : bits(rates.bytes * 8));
     put("viewers", String(this.camera.viewers));
     put("lag", this.#lagText(track, rate));
     const behind = track.lag_pictures === 1 ? "1 picture" : `${track.lag_pictures} pictures`;
@@ -418,8 +423,10 @@ function showWays(push, raw) {
   $("how").hidden = false;
   if (ways === shownWays) return;
   shownWays = ways;
-  const boxes = raw.map(({ listen, format, path }) => way(
-    `${KINDS[format] ?? format} without a greeting, shown as ${path.replace(/^\//, "")}`,
+  // One quality alone needs no name.
+  const hasTwo = (path) => raw.some((one) => one.path === path && one.quality === "low") && raw.some((one) => one.path === path && one.quality === "high");
+  const boxes = raw.map(({ listen, format, path, quality }) => way(
+    `${KINDS[format] ?? format} without a greeting, shown as ${path.replace(/^\//, "")}${hasTwo(path) ? `, ${quality} quality` : ""}`,
     [`Whatever connects to ${hostPort(listen)} is that camera.`],
     COMMANDS[format]?.(`tcp://${hostPort(listen)}`),
   ));

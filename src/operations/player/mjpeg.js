@@ -1,6 +1,6 @@
-// MJPEG. An image shows it without a script, and holds a connection all the time, of which a browser opens
-// six to one host. So beyond what may be held, pictures come over WebSockets, which have no such limit;
-// where the server refuses those, images take turns.
+// MJPEG, over WebSockets. Where something on the way refuses those, images show it, which has its price: a
+// browser opens six connections to one host, so that images take turns; and Chromium shows a picture when the
+// next one begins, so that a camera of one picture a minute is a minute late.
 import { Pictures, SocketPictures } from "./pictures.js";
 
 // One of six is left for whatever else comes from that host.
@@ -11,18 +11,13 @@ const LOOK_MS = 250;
 
 // `isHeld` says that an image shall not give its turn away.
 export function mjpegPictures(changed, { image, socket }, isHeld) {
-  const fits = turns.hasRoom() || areSocketsRefused;
-  return fits ? new ImagePictures(changed, image, isHeld) : new JpegPictures(changed, socket);
+  return areSocketsRefused ? new ImagePictures(changed, image, isHeld) : new JpegPictures(changed, socket);
 }
 
 class Turns {
   #showing = [];
   #waiting = [];
   #timer = null;
-
-  hasRoom() {
-    return this.#showing.length < IMAGES_MAX && !this.#waiting.length;
-  }
 
   enter(image) {
     this.#waiting.push(image);

@@ -19,6 +19,9 @@ use crate::wire::h264::{AccessUnit, ParameterSets};
 /// Ticks in a second.
 pub(super) const TIMESCALE: u32 = 90_000;
 pub(super) const TRACK_ID: u32 = 1;
+/// Where the next picture comes later than so, and than two intervals, the camera paused: nothing is there
+/// meanwhile, or a chunk could be longer than a stream's target duration.
+const SHOWN_TICKS_MAX: u64 = TIMESCALE as u64;
 /// A sample that a decoder may begin with; it is made from no other (8.8.3.1).
 const INDEPENDENT: u32 = 0x0200_0000;
 
@@ -56,7 +59,7 @@ pub struct Muxer {
 #[derive(Debug, Clone, Copy)]
 struct Times {
     decoded: u64,
-    /// Until the next one is, in ticks as all others; and usually.
+    /// Until the next one is or a pause begins, in ticks as all others; and usually.
     duration: u64,
     interval: u64,
     /// On the clock of the arrivals.
@@ -127,7 +130,9 @@ impl Muxer {
         let came_us = clock.arrival_us(nanoseconds(decoded));
         self.next = unit.next_us.map(|next_us| (next_us, ticks(clock.next_ns(next_us))));
         let interval = ticks(clock.interval_ns()).max(1);
-        let duration = self.next.map_or(interval, |(_, next)| next - decoded);
+        let until_next = self.next.map_or(interval, |(_, next)| next - decoded);
+        let is_pause = until_next > SHOWN_TICKS_MAX.max(2 * interval);
+        let duration = if is_pause { interval } else { until_next };
         Times { decoded, duration, interval, came_us }
     }
 
@@ -392,6 +397,25 @@ mod tests {
         assert_eq!(chunks[3].1.lead().unwrap().decode_time.unwrap().value, 12 * 3600);
         let (movie, muxed) = mux(&units[1..3]);
         assert_eq!((movie.len(), muxed), (0, vec![Muxed::Waits; 2]));
+    }
+
+    /// Goal: a picture before a pause lasts as long as any other.
+    #[test]
+    fn a_pause_is_a_gap() {
+        for pause_ms in [1500, 20_000] {
+            let mut units = units(SAMPLE);
+            for unit in &mut units[12..] {
+                unit.arrived_us += pause_ms * 1000;
+                unit.next_us = unit.next_us.map(|us| us + pause_ms * 1000);
+            }
+            units[11].next_us = Some(units[12].arrived_us);
+            let (_, chunks, _) = scan(&mux(&units).0);
+            let leads: Vec<_> = [10, 11, 12].map(|at: usize| *chunks[at].1.lead().unwrap()).into();
+            let durations: Vec<_> = leads.iter().map(|lead| lead.duration).collect();
+            assert_eq!(durations, [3600; 3]);
+            let time = leads[2].decode_time.unwrap().value;
+            assert_eq!(time, 12 * 3600 + pause_ms as u64 * 90);
+        }
     }
 
     proptest! {

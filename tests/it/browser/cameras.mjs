@@ -5,8 +5,10 @@
 //
 //   live:N            N tiles show pictures that move: looks differ, and none but these are live
 //   STATE:N           N tiles are in that state: gone, connecting, again, turn, unsupported, insecure
+//   seen:N            N tiles have shown a picture since the stage began
 //   silent:N          N tiles say that no picture came for a while
 //   tiles:N           there are N tiles in all; tiles:0 is the page that says how to push
+//   width:NAME=PIXELS the tile shows pictures of that width
 //   choose:NAME=QUALITY    done at once: the tile's quality is set, by the keyboard's user or the mouse's
 //   enlarge:NAME      the tile fills the screen; again, and it does not
 //
@@ -78,7 +80,9 @@ function reach(stage) {
   const count = Number(value);
   if (kind === "live") return move(stage, count);
   if (kind === "tiles") return until(stage, (tiles) => tiles.length === count);
+  if (kind === "seen") return meet(stage, count);
   if (kind === "silent") return until(stage, (tiles) => tiles.filter(({ silentMs }) => silentMs).length === count);
+  if (kind === "width") return widen(...value.split("="));
   if (kind === "choose") return choose(...value.split("="));
   if (kind === "enlarge") return enlarge(value);
   return until(stage, (tiles) => tiles.filter(({ state }) => state === kind).length === count);
@@ -87,6 +91,19 @@ function reach(stage) {
 async function choose(name, quality) {
   await tileOf(name).locator("select").selectOption({ label: quality });
   return readings();
+}
+
+function meet(what, count) {
+  const met = new Set();
+  return until(what, (tiles) => {
+    for (const { name, state, width: wide } of tiles) if (state === "live" && wide > 0) met.add(name);
+    return met.size === count;
+  });
+}
+
+function widen(name, pixels) {
+  const isIt = (tile) => tile.name === name && tile.state === "live" && tile.width === Number(pixels);
+  return until(`width:${name}=${pixels}`, (tiles) => tiles.some(isIt));
 }
 
 async function enlarge(name) {
