@@ -38,7 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("packager", &["store", "wire"]),
     ("channels", &["store", "wire"]),
     ("cameras", &["store", "wire"]),
-    ("coordinator", &["channels", "wire"]),
+    ("coordinator", &["channels", "wire", "runtime"]),
     ("client", &[]),
     ("operations", &["store", "wire", "runtime"]),
     ("store", &[]),
