@@ -18,6 +18,7 @@ pub mod runtime;
 
 pub mod cameras;
 pub mod channels;
+pub mod fetch;
 pub mod packager;
 pub mod pulls;
 

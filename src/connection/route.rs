@@ -8,6 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::camera_routes;
+use super::fetched_routes;
 use super::pull_routes;
 use super::reply::{self, Frame, Reply};
 use super::upgrade::{self, Upgrade};
@@ -18,6 +19,7 @@ use crate::egress::http_get;
 use crate::egress::live::{self, Hold, Live};
 use crate::egress::transfer::Transfer;
 use crate::egress::websocket_receive;
+use crate::fetch::Flight;
 use crate::ingest::http_put::{self, Upload};
 use crate::ingest::upload::UploadError;
 use crate::ingest::websocket_append::OFFSET;
@@ -64,6 +66,8 @@ pub(super) enum Route {
     },
     /// Wait for news of a presentation and route the request again.
     Hold(Hold),
+    /// Wait for what is fetched from elsewhere and route the request again.
+    Fetch(Arc<Flight>),
     /// Go on as a WebSocket.
     Upgrade(Box<Upgrade>),
     Refuse(Reply),
@@ -72,7 +76,7 @@ pub(super) enum Route {
 impl Route {
     /// Nothing was written: the same request is routed again.
     pub(super) fn waits(&self) -> bool {
-        matches!(self, Route::Load(_) | Route::Watch { .. } | Route::Hold(_))
+        matches!(self, Route::Load(_) | Route::Watch { .. } | Route::Hold(_) | Route::Fetch(_))
     }
 }
 
@@ -84,6 +88,8 @@ pub(super) struct Resume {
     pub(super) held_since: Option<Instant>,
     /// The object that was loaded, so that what is answered is what was read.
     pub(super) loaded: Option<(Arc<Object>, Bytes)>,
+    /// What was waited for, so that who waited gets it, however short it may be kept.
+    pub(super) landed: Option<Arc<Flight>>,
 }
 
 /// A request, and all else that its answer depends on.
@@ -130,7 +136,20 @@ pub(super) fn route(
         Role::Objects(doors) => *doors,
         Role::Cameras(_) => unreachable!("cameras speak no HTTP"),
     };
-    if let Some(route) = route_elsewhere(&case, doors, &target, out) {
+    let authorization = || upgrade::field(request, "Authorization");
+    let access = core.options.access.check(&target.name, target.is_folder, authorization);
+    if let Err(denied) = access {
+        core.counters.add(Counter::AccessDenied, 1);
+        return with_body_discarded(request, case.answer(&Reply::of_denied(&denied), out));
+    }
+    route_to_door(&case, doors, &target, out)
+}
+
+/// Route a request that is let in. Cameras come first, then WebSockets, then what is fetched from
+/// elsewhere, then presentations and objects.
+fn route_to_door(case: &Case<'_>, doors: Doors, target: &Target<'_>, out: &mut Vec<u8>) -> Route {
+    let Case { core, request, .. } = *case;
+    if let Some(route) = route_elsewhere(case, doors, target, out) {
         return route;
     }
     let is_live = live::is_live(&core.egress, &target.name);
@@ -146,18 +165,18 @@ pub(super) fn route(
     match request.method {
         Method::Get | Method::Head => {
             if doors.channels
-                && let Some(route) = get_channel(&case, out)
+                && let Some(route) = get_channel(case, out)
             {
                 return route;
             }
-            let route = get(&case, &name, &target, out);
+            let route = get(case, &name, target, out);
             if is_live && !route.waits() {
                 core.cmcd.note(&core.counters, &name, target.query, request.headers);
             }
             route
         }
-        Method::Put | Method::Post => put(&case, &name, target.is_folder, is_live),
-        Method::Delete => with_body_discarded(request, delete(&case, &name, is_live, out)),
+        Method::Put | Method::Post => put(case, &name, target.is_folder, is_live),
+        Method::Delete => with_body_discarded(request, delete(case, &name, is_live, out)),
         Method::Options | Method::NotAllowed | Method::Unknown => unreachable!("answered above"),
     }
 }
@@ -179,7 +198,10 @@ fn route_elsewhere(
     {
         return Some(route);
     }
-    if doors.http { pull_routes::route(case, target, out) } else { answer_alone(case, doors, out) }
+    if !doors.http {
+        return answer_alone(case, doors, out);
+    }
+    pull_routes::route(case, target, out).or_else(|| fetched_routes::route(case, target, out))
 }
 
 /// A method other than GET makes no sense here: with an upgrade, or on a listener of append's own.
@@ -256,7 +278,7 @@ impl<'c> Case<'c> {
         self.resume.held_since.map(|since| (clock::now() - since).as_millis() as u64)
     }
 
-    fn frame(&self) -> Frame<'c> {
+    pub(super) fn frame(&self) -> Frame<'c> {
         Frame {
             is_head: self.is_head(),
             is_http10: self.is_http10(),
@@ -289,10 +311,7 @@ impl<'c> Case<'c> {
         if reply.status == 404 {
             frame.cache_control = &core.options.cache_not_found;
         }
-        let is_ours = reply.status >= 500;
-        let class =
-            if is_ours { Counter::ResponsesServerError } else { Counter::ResponsesClientError };
-        core.counters.add(class, 1);
+        self.count_status(reply.status);
         reply::write(out, reply, &frame, &mut core.egress.date.borrow_mut(), clock::unix_s());
         Route::Answered { keep_alive: frame.keep_alive }
     }
@@ -324,8 +343,23 @@ impl<'c> Case<'c> {
         route
     }
 
+    /// Of an answer that is no success.
+    pub(super) fn count_status(&self, status: u16) {
+        let counters = &self.core.counters;
+        match status {
+            ..400 => {}
+            400..500 => counters.add(Counter::ResponsesClientError, 1),
+            500.. => counters.add(Counter::ResponsesServerError, 1),
+        }
+    }
+
+    /// What this request has waited for.
+    pub(super) fn landed(&self) -> Option<&'c Arc<Flight>> {
+        self.resume.landed.as_ref()
+    }
+
     /// End a head that was begun.
-    fn finish(&self, frame: &Frame<'_>, out: &mut Vec<u8>) -> Route {
+    pub(super) fn finish(&self, frame: &Frame<'_>, out: &mut Vec<u8>) -> Route {
         reply::finish(out, frame, &mut self.core.egress.date.borrow_mut(), clock::unix_s());
         Route::Answered { keep_alive: frame.keep_alive }
     }

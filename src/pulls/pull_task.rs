@@ -8,6 +8,7 @@ use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
 
 use super::pull_table::{Pull, Pulls};
 use super::upstream::{self, Received, Source};
+use crate::fetch::HttpClient;
 use crate::packager::marks::Marker;
 use crate::packager::{Feed, Packager, Refusal};
 use crate::store::{BeginError, ObjectInfo, WriteError, Writer};
@@ -22,6 +23,7 @@ pub(super) struct PullTask {
     pub(super) pulls: Arc<Pulls>,
     pub(super) pull: Arc<Pull>,
     pub(super) packager: Arc<Packager>,
+    pub(super) http: HttpClient,
 }
 
 /// Why nothing more comes from an upstream.
@@ -116,7 +118,8 @@ impl PullTask {
     async fn attend(&self, upstream: usize, continuity: &mut Continuity) -> (bool, Lost) {
         let options = &self.pull.options;
         let url = &options.upstreams[upstream].url;
-        let connected = timeout(options.connect_timeout, upstream::open(url, options)).await;
+        let connected =
+            timeout(options.connect_timeout, upstream::open(url, options, &self.http)).await;
         let source = match connected {
             Ok(Ok(source)) => source,
             Ok(Err(error)) => return (false, Lost::Connect(error)),

@@ -9,6 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::notifier::{self, NOTIFICATIONS_MAX};
 use super::pull_table::Pulls;
 use super::pull_task::PullTask;
+use crate::fetch::HttpClient;
 use crate::packager::Packager;
 
 /// More threads would take processors from the cores.
@@ -29,6 +30,7 @@ impl PullThread {
         if pulls.all().is_empty() && notifications.is_empty() {
             return Ok(None);
         }
+        let http = HttpClient::new()?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(THREADS_MAX.min(pulls.all().len().max(1)))
             .max_blocking_threads(NOTIFICATIONS_MAX + FILES_READ_MAX)
@@ -42,7 +44,8 @@ impl PullThread {
         }
         for pull in pulls.all() {
             let (pulls, pull, packager) = (pulls.clone(), pull.clone(), packager.clone());
-            runtime.spawn(PullTask { pulls, pull, packager }.run());
+            let http = http.clone();
+            runtime.spawn(PullTask { pulls, pull, packager, http }.run());
         }
         Ok(Some(PullThread { runtime: Mutex::new(Some(runtime)) }))
     }

@@ -21,8 +21,8 @@ use self::listeners::{
 };
 pub use self::part_options::coordinator_options;
 use self::part_options::{
-    cameras_options, channels_options, control_options, options_of, packager_options,
-    pulls_options, store_options,
+    cameras_options, channels_options, control_options, fetch_options, options_of,
+    packager_options, pulls_options, store_options,
 };
 use crate::cameras::{Cameras, Push};
 use crate::channels::Channels;
@@ -30,6 +30,7 @@ use crate::connection::cmcd::CmcdLog;
 use crate::connection::{self, Core, Doors, Page, Role, listener};
 use crate::coordinator::{self, ControlClient, Coordinator};
 use crate::egress::{self, Egress};
+use crate::fetch::{Fetcher, Outside};
 use crate::ingest::{self, AppendSessions, Ingest};
 use crate::operations::admin::Admin;
 use crate::operations::config::{Config, CoordinatorSection};
@@ -44,6 +45,7 @@ use crate::runtime::file_ring::FileRing;
 use crate::runtime::mailbox::Mailbox;
 use crate::runtime::offload::{Disk, Offload};
 use crate::runtime::ring::Ring;
+use crate::runtime::side_thread::SideThread;
 use crate::runtime::socket::Listener;
 use crate::runtime::worker::{self, Driver};
 use crate::runtime::{affinity, clock, timers};
@@ -89,6 +91,8 @@ struct Shared {
     housekeeping: JoinHandle<()>,
     store: Arc<Store>,
     offload: Arc<Offload>,
+    fetcher: Arc<Fetcher>,
+    upstreams: Option<SideThread>,
 }
 
 /// Tells a server to stop, from any thread.
@@ -136,6 +140,7 @@ struct Common {
     channels: Arc<Channels>,
     cameras: Arc<Cameras>,
     pulls: Arc<Pulls>,
+    fetcher: Arc<Fetcher>,
     append_sessions: Arc<AppendSessions>,
     offload: Arc<Offload>,
     connection_options: Arc<connection::Options>,
@@ -146,7 +151,12 @@ struct Common {
 }
 
 impl Common {
-    fn new(config: &Config, store: Arc<Store>, cores: usize) -> io::Result<Common> {
+    fn new(
+        config: &Config,
+        store: Arc<Store>,
+        outside: Option<&Outside>,
+        cores: usize,
+    ) -> io::Result<Common> {
         let (connection_options, egress_options, ingest_options) =
             options_of(config, cores, raise_descriptor_limit())?;
         Ok(Common {
@@ -154,6 +164,7 @@ impl Common {
             channels: Channels::new(channels_options(&config.channels)?, store.clone()),
             cameras: Cameras::new(cameras_options(config), store.clone()),
             pulls: Pulls::new(pulls_options(config)?, store.clone()),
+            fetcher: Fetcher::new(fetch_options(config)?, outside, &store),
             store,
             append_sessions: AppendSessions::new(ingest_options.is_durable),
             offload: Offload::start()?,
@@ -177,7 +188,8 @@ impl Server {
         let bound = Bound::new(config, user_timeout_s)?;
         let addresses = bound.addresses();
         let coordinator = start_coordinator(&config.coordinator)?;
-        let common = Common::new(config, store, cpus.len())?;
+        let (outside, upstreams) = start_outside(config)?.unzip();
+        let common = Common::new(config, store, outside.as_ref(), cpus.len())?;
         let control = start_control_client(config, &common.channels, &addresses)?;
         let pull_thread = PullThread::start(&common.pulls, &common.packager)?.map(Arc::new);
         let counters: Vec<_> = cpus.iter().map(|_| Arc::new(Counters::default())).collect();
@@ -201,7 +213,7 @@ impl Server {
             workers.push(start_worker(parts)?);
         }
         let (append_sessions, cameras) = (common.append_sessions.clone(), common.cameras.clone());
-        let shared = start_housekeeping(common, is_draining.clone())?;
+        let shared = start_housekeeping(common, upstreams, is_draining.clone())?;
         let stopper = Stopper {
             mailboxes,
             is_draining,
@@ -251,10 +263,16 @@ impl Server {
             // With `panic = "abort"` a worker's panic has ended the process already.
             let _ = worker.join();
         }
-        let Shared { housekeeping, store, offload } = self.shared;
+        let Shared { housekeeping, store, offload, fetcher, upstreams } = self.shared;
         housekeeping.thread().unpark();
         let _ = housekeeping.join();
         offload.end();
+        // Until now readers were sent what arrives.
+        if let Some(upstreams) = upstreams {
+            upstreams.stopper().stop();
+            upstreams.join();
+        }
+        fetcher.release();
         store.release();
         // Not before: the coordinator is told of each publisher that ends.
         self.control.iter().for_each(|control| control.stop());
@@ -262,6 +280,12 @@ impl Server {
             coordinator.join();
         }
     }
+}
+
+/// The thread that speaks to upstreams, if there are any.
+fn start_outside(config: &Config) -> io::Result<Option<(Outside, SideThread)>> {
+    let is_needed = !config.mirror.is_empty() || !config.r#static.is_empty();
+    is_needed.then(Outside::start).transpose()
 }
 
 fn chosen_driver() -> Driver {
@@ -373,7 +397,12 @@ fn channel_door(config: &Config, addresses: &[(SocketAddr, Role)]) -> Door {
 
 fn metrics_page(common: &Common, counters: &[Arc<Counters>], driver: Driver) -> metrics::Page {
     let (packager, channels) = (common.packager.clone(), common.channels.clone());
-    let live = Box::new(move || live_figures(&packager, &channels));
+    let fetcher = common.fetcher.clone();
+    let live = Box::new(move || {
+        let mut figures = live_figures(&packager, &channels);
+        figures.events.extend(fetcher.counts().all());
+        figures
+    });
     metrics::Page::new(common.store.clone(), live, counters.to_vec(), driver == Driver::IoUring)
 }
 
@@ -441,6 +470,7 @@ async fn run_core(parts: Parts) -> io::Result<()> {
             aside_buffers: RefCell::default(),
             receive_buffer: Rc::new(RefCell::new(vec![0; RECEIVE_BUFFER_BYTES])),
         },
+        fetcher: parts.common.fetcher,
         deadlines: deadlines.clone(),
         admin_deadlines: admin_deadlines.clone(),
         counters: parts.counters,
@@ -528,8 +558,12 @@ async fn cut_all(core: &Core, listeners: &[(Rc<Listener>, Role)]) {
 }
 
 /// Retention runs beside the cores: deleting files may take its time.
-fn start_housekeeping(common: Common, is_draining: Arc<AtomicBool>) -> io::Result<Shared> {
-    let Common { store, offload, append_sessions, .. } = common;
+fn start_housekeeping(
+    common: Common,
+    upstreams: Option<SideThread>,
+    is_draining: Arc<AtomicBool>,
+) -> io::Result<Shared> {
+    let Common { store, offload, append_sessions, fetcher, .. } = common;
     let (swept, watched, sessions) = (store.clone(), offload.clone(), append_sessions);
     let work = move || {
         while !is_draining.load(Ordering::Relaxed) {
@@ -542,7 +576,7 @@ fn start_housekeeping(common: Common, is_draining: Arc<AtomicBool>) -> io::Resul
         }
     };
     let housekeeping = std::thread::Builder::new().name("housekeeping".to_owned()).spawn(work)?;
-    Ok(Shared { housekeeping, store, offload })
+    Ok(Shared { housekeeping, store, offload, fetcher, upstreams })
 }
 
 /// Remove what retention says is due.

@@ -9,13 +9,16 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::cameras::{self, RawCamera};
 use crate::channels::{self, LagRule};
+use crate::connection::access::{Access, AccessRules};
 use crate::coordinator::{self, ClientOptions, Credentials, Hook, Pace};
+use crate::fetch::{self, SectionOptions, Source};
 use crate::operations::config::{
     self, AccessScheme, ApiSection, ChannelsSection, Config, CoordinatorSection, Durability,
     HookAuth, HookSection, LiveParts, LiveSection, NotificationEvent, NotificationSection, OnAbort,
     OnLag, PlaylistType, PullSection, SteeringSection,
 };
 use crate::operations::config_cameras::{RawFormat, RawQuality, RawSection};
+use crate::operations::config_upstreams::{AccessSection, MirrorSection, StaticSection, Users};
 use crate::operations::cors;
 use crate::packager::{self, LiveRule, Pathway, Steering};
 use crate::pulls::{self, PullOptions, Upstream};
@@ -23,12 +26,14 @@ use crate::runtime::clock;
 use crate::store::{RetentionRule, Signal, StoreOptions};
 use crate::wire::http1::HeadLimits;
 use crate::wire::tcp_framing::{PictureKind, Quality};
-use crate::wire::upstream_url::{UpstreamUrl, shown};
+use crate::wire::upstream_url::{HttpUrl, UpstreamUrl, shown};
 use crate::{connection, egress, ingest};
 
 /// Descriptors that are neither connections nor object files: rings, listeners, logs, uploads.
 const OTHER_DESCRIPTORS: usize = 1024;
 const WAIT_DEFAULT_MS: u64 = 1000;
+/// What a static file counts for beside its bytes.
+const STATIC_ROOM_BYTES: u64 = 1 << 20;
 
 pub fn coordinator_options(section: &CoordinatorSection) -> coordinator::Options {
     let credentials = |auth: &HookAuth| match auth.clone() {
@@ -137,6 +142,100 @@ fn live_rule(section: &LiveSection) -> LiveRule {
         },
         steering: section.steering.as_ref().map(steering),
         source: section.source.as_deref().map(source),
+    }
+}
+
+/// Of mirrors and static files.
+pub(super) fn fetch_options(config: &Config) -> io::Result<fetch::Options> {
+    let mut sections = Vec::new();
+    for file in &config.r#static {
+        sections.push(static_section(file, config)?);
+    }
+    for mirror in &config.mirror {
+        sections.push(mirror_section(mirror, config)?);
+    }
+    Ok(fetch::Options { sections, taken: paths_of_others(config) })
+}
+
+/// Paths below a mirror or a static folder that are somebody else's. What is pushed to a live prefix
+/// is not hidden by a static file for "everything else", but by a mirror it is.
+fn paths_of_others(config: &Config) -> Vec<String> {
+    let pulls = config.pull.iter();
+    let pulled = pulls.flat_map(|pull| [Some(pull.path.clone()), pull.live_folder()]).flatten();
+    let asked = config.api.iter().map(|api| api.path.clone());
+    let is_mirrored = |prefix: &str| {
+        let below = |path: &String| prefix.starts_with(path.as_str());
+        let length = |path: &String| path.len();
+        let mirrors = config.mirror.iter().map(|mirror| &mirror.path).filter(|path| below(path));
+        let files = config.r#static.iter().map(|file| &file.path);
+        let files = files.filter(|path| path.ends_with('/') && below(path));
+        mirrors.map(length).max() > files.map(length).max()
+    };
+    let rules = config.live.iter();
+    let live = rules.filter(|rule| rule.source.is_some() || !is_mirrored(&rule.prefix));
+    pulled.chain(asked).chain(live.map(|rule| rule.prefix.clone())).collect()
+}
+
+fn static_section(file: &StaticSection, config: &Config) -> io::Result<SectionOptions> {
+    let source = match UpstreamUrl::parse(&file.upstream).map_err(io::Error::other)? {
+        UpstreamUrl::File(path) => Source::File(path),
+        UpstreamUrl::Http(url) => Source::Resource(url),
+        _ => return Err(io::Error::other("a static file has an upstream that is none")),
+    };
+    Ok(SectionOptions {
+        path: file.path.clone(),
+        source,
+        cache_s: Some(file.cache_s),
+        timeout: Duration::from_secs(file.timeout_s),
+        bytes_max: file.bytes_max,
+        // The next version arrives while there is still the one before.
+        cache_bytes_max: 2 * file.bytes_max + STATIC_ROOM_BYTES,
+        answers_max: 1,
+        fetches_max: 1,
+        small_bytes_max: config.store.small_object_bytes_max,
+    })
+}
+
+fn mirror_section(mirror: &MirrorSection, config: &Config) -> io::Result<SectionOptions> {
+    // In memory every answer keeps a descriptor.
+    let room = if config.ram_only { config.store.open_files_max } else { usize::MAX };
+    Ok(SectionOptions {
+        path: mirror.path.clone(),
+        source: Source::Folder(HttpUrl::parse(&mirror.upstream).map_err(io::Error::other)?),
+        cache_s: mirror.cache_s,
+        timeout: Duration::from_secs(mirror.timeout_s),
+        bytes_max: mirror.bytes_max,
+        cache_bytes_max: mirror.cache_bytes_max,
+        answers_max: mirror.answers_max.min(room),
+        fetches_max: mirror.fetches_max,
+        small_bytes_max: config.store.small_object_bytes_max,
+    })
+}
+
+/// Of every section that has a path: one without `access` is open, wherever it lies.
+fn access_rules(config: &Config) -> AccessRules {
+    let mut rules = AccessRules::default();
+    let mut insert = |path: &str, section: &Option<AccessSection>| {
+        rules.insert(path, section.as_ref().map(|section| access(section, &config.users)));
+    };
+    for pull in &config.pull {
+        insert(&pull.path, &pull.access);
+        if let Some(folder) = pull.live_folder() {
+            insert(&folder, &pull.access);
+        }
+    }
+    config.mirror.iter().for_each(|mirror| insert(&mirror.path, &mirror.access));
+    config.r#static.iter().for_each(|file| insert(&file.path, &file.access));
+    config.api.iter().for_each(|api| insert(&api.path, &api.access));
+    rules
+}
+
+fn access(section: &AccessSection, users: &Users) -> Access {
+    let named = section.users.iter();
+    let known = named.filter_map(|name| Some((name.as_str(), users.get(name)?.as_str())));
+    match section.scheme {
+        AccessScheme::Basic => Access::basic(&section.realm, known),
+        AccessScheme::Bearer => Access::bearer(known.map(|(_, password)| password)),
     }
 }
 
@@ -340,6 +439,7 @@ pub(super) fn options_of(
         preflight_lines: cors::preflight_lines(&cors),
         listed_origins: cors::listed_origins(&cors),
         allowed_origins: cors.origins,
+        access: access_rules(config),
     };
     let egress = egress::Options {
         common_lines,

@@ -157,6 +157,44 @@ fn sockets_are_upstreams() {
     let _ = UnixStream::connect(path);
 }
 
+/// Reads a request's head, and answers it.
+fn answer_http(listener: &TcpListener, head: &str) -> (String, TcpStream) {
+    let mut connection = listener.accept().unwrap().0;
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        assert_eq!(connection.read(&mut byte).unwrap(), 1);
+        request.push(byte[0]);
+    }
+    connection.write_all(head.as_bytes()).unwrap();
+    (String::from_utf8(request).unwrap(), connection)
+}
+
+/// Goal: a body over HTTP is an upstream, also behind a redirect; an error's body is none.
+#[test]
+fn http_is_an_upstream() {
+    let setup = Setup::new();
+    let bytes = std::fs::read(sample(&setup, 2)).unwrap();
+    let upstream = Upstream::new();
+    let address = upstream.listener.local_addr().unwrap();
+    let url = format!("\"http://alice:secret@{address}/first.ts\"");
+    let server = pulling(setup, &url, "");
+    let missing = "HTTP/1.1 404 Not Found\r\nContent-Length: 188\r\n\r\n";
+    let (request, mut connection) = answer_http(&upstream.listener, missing);
+    assert!(request.starts_with("GET /first.ts HTTP/1.1\r\n"), "{request}");
+    assert!(request.to_ascii_lowercase().contains("authorization: basic ywxp"), "{request}");
+    let _ = connection.write_all(&[0x47; PACKET]);
+    let elsewhere = "HTTP/1.1 302 Found\r\nLocation: /second.ts\r\nContent-Length: 0\r\n\
+                     Connection: close\r\n\r\n";
+    drop(answer_http(&upstream.listener, elsewhere));
+    let (request, connection) =
+        answer_http(&upstream.listener, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+    assert!(request.starts_with("GET /second.ts HTTP/1.1\r\n"), "{request}");
+    pump(connection, bytes);
+    assert_start(Reader::open(server.address).packets(500));
+    assert!(!server.log().contains("secret"), "{}", server.log());
+}
+
 /// A port that nobody has.
 fn free_udp_port() -> u16 {
     UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
