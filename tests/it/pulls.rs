@@ -179,7 +179,7 @@ fn http_is_an_upstream() {
     let address = upstream.listener.local_addr().unwrap();
     let url = format!("\"http://alice:secret@{address}/first.ts\"");
     let server = pulling(setup, &url, "");
-    let missing = "HTTP/1.1 404 Not Found\r\nContent-Length: 188\r\n\r\n";
+    let missing = "HTTP/1.1 404 Not Found\r\nContent-Length: 188\r\nConnection: close\r\n\r\n";
     let (request, mut connection) = answer_http(&upstream.listener, missing);
     assert!(request.starts_with("GET /first.ts HTTP/1.1\r\n"), "{request}");
     assert!(request.to_ascii_lowercase().contains("authorization: basic ywxp"), "{request}");
