@@ -43,6 +43,8 @@ pub(crate) struct Tally {
     pub(crate) bytes: Cell<u64>,
     /// Pings and heartbeats of the server.
     pub(crate) heartbeats: Cell<u64>,
+    /// Pictures that a viewer of a camera did not get, although it got later ones.
+    pub(crate) skipped: Cell<u64>,
 }
 
 impl Tally {
@@ -52,6 +54,7 @@ impl Tally {
             deliveries: Cell::new(0),
             bytes: Cell::new(0),
             heartbeats: Cell::new(0),
+            skipped: Cell::new(0),
         })
     }
 
@@ -72,11 +75,20 @@ impl Tally {
         }
     }
 
-    fn delivered(&self, stamp_ns: u64) {
+    pub(crate) fn delivered(&self, stamp_ns: u64) {
         let latency = sys::monotonic_ns().saturating_sub(stamp_ns);
         self.latency.borrow_mut().saturating_record(latency);
         self.deliveries.set(self.deliveries.get() + 1);
     }
+}
+
+/// Whoever reads a stream to its end.
+pub(crate) trait Reads {
+    /// The connection, to cut short a reader that waits for ever.
+    fn stream(&self) -> Rc<TcpStream>;
+
+    /// Reads to the end of the response.
+    async fn follow(&mut self, tally: &Tally) -> Result<(), Fault>;
 }
 
 /// What stands between the socket and the bytes of the object.
@@ -148,11 +160,6 @@ impl Follower {
         result.context("the request could not be sent")
     }
 
-    /// The connection, to cut short a reader that waits for ever.
-    pub(crate) fn stream(&self) -> Rc<TcpStream> {
-        self.stream.clone()
-    }
-
     /// Shortens every read to one byte.
     pub(crate) fn read_single_bytes(&mut self) {
         self.buffer = Vec::with_capacity(1);
@@ -161,14 +168,6 @@ impl Follower {
     /// Lengthens the reads again after `read_single_bytes`.
     pub(crate) fn read_normally(&mut self) {
         self.buffer = vec![1; 64 * 1024];
-    }
-
-    /// Reads to the end of the response.
-    pub(crate) async fn follow(&mut self, tally: &Tally) -> Result<(), Fault> {
-        while !self.ended {
-            self.step(tally).await?;
-        }
-        Ok(())
     }
 
     /// Closes a WebSocket as its protocol has it: a close frame, and all that comes before the
@@ -300,6 +299,19 @@ impl Follower {
     }
 }
 
+impl Reads for Follower {
+    fn stream(&self) -> Rc<TcpStream> {
+        self.stream.clone()
+    }
+
+    async fn follow(&mut self, tally: &Tally) -> Result<(), Fault> {
+        while !self.ended {
+            self.step(tally).await?;
+        }
+        Ok(())
+    }
+}
+
 impl Messages {
     /// To be called where a message ends.
     fn end(&mut self, verifier: &Verifier) -> Result<(), Fault> {
@@ -370,8 +382,7 @@ pub(crate) async fn wait_until_visible(egress: &Egress, plan: &Arc<Plan>) -> Res
     }
 }
 
-/// Joins readers, a limited number at a time, spread over `spread` if that is longer. Returns
-/// when every one of them has the preamble.
+/// Joins followers of an object, as `join_readers` has it. Returns when every one of them has the preamble.
 pub(crate) async fn join_all(
     egress: &Egress,
     plan: &Arc<Plan>,
@@ -379,30 +390,43 @@ pub(crate) async fn join_all(
     spread: Duration,
     tally: &Rc<Tally>,
 ) -> Result<Vec<Follower>> {
-    let permits = Arc::new(Semaphore::new(JOINS_AT_A_TIME_MAX));
-    let mut tasks: Vec<JoinHandle<Result<Follower>>> = Vec::with_capacity(readers);
-    for index in 0..readers {
+    let join = |_| {
         let (egress, plan, tally) = (egress.clone(), plan.clone(), tally.clone());
-        let permits = permits.clone();
+        async move { Follower::join(&egress, &plan, &tally).await }
+    };
+    join_readers(readers, spread, join).await
+}
+
+/// Joins readers, a limited number at a time, spread over `spread` if that is longer. `join` makes the one
+/// with this number.
+pub(crate) async fn join_readers<R: 'static, J: Future<Output = Result<R>> + 'static>(
+    readers: usize,
+    spread: Duration,
+    join: impl Fn(usize) -> J,
+) -> Result<Vec<R>> {
+    let permits = Arc::new(Semaphore::new(JOINS_AT_A_TIME_MAX));
+    let mut tasks: Vec<JoinHandle<Result<R>>> = Vec::with_capacity(readers);
+    for index in 0..readers {
+        let (joining, permits) = (join(index), permits.clone());
         let delay = spread.mul_f64(index as f64 / readers as f64);
         tasks.push(tokio_uring::spawn(async move {
             if !delay.is_zero() {
                 sleep(delay).await;
             }
             let _permit = permits.acquire().await?;
-            Follower::join(&egress, &plan, &tally).await
+            joining.await
         }));
     }
     let collect = async {
-        let mut followers = Vec::with_capacity(readers);
+        let mut joined_all = Vec::with_capacity(readers);
         for (index, task) in tasks.into_iter().enumerate() {
             let joined = task.await.map_err(|error| anyhow!("reader {index}: {error}"))?;
             let number = index + 1;
-            followers.push(
+            joined_all.push(
                 joined.with_context(|| format!("reader {number} of {readers} could not join"))?,
             );
         }
-        Ok(followers)
+        Ok(joined_all)
     };
     let limit = Duration::from_secs(JOIN_SECONDS_MAX) + spread;
     timeout(limit, collect).await.unwrap_or_else(|_| {
@@ -410,20 +434,20 @@ pub(crate) async fn join_all(
     })
 }
 
-/// Followers under way.
+/// Readers under way.
 pub(crate) struct Audience {
     tasks: Vec<JoinHandle<Result<(), Fault>>>,
     streams: Vec<Rc<TcpStream>>,
 }
 
 impl Audience {
-    pub(crate) fn start(followers: Vec<Follower>, tally: &Rc<Tally>) -> Audience {
-        let streams = followers.iter().map(Follower::stream).collect();
-        let start = |mut follower: Follower| {
+    pub(crate) fn start<R: Reads + 'static>(readers: Vec<R>, tally: &Rc<Tally>) -> Audience {
+        let streams = readers.iter().map(Reads::stream).collect();
+        let start = |mut reader: R| {
             let tally = tally.clone();
-            tokio_uring::spawn(async move { follower.follow(&tally).await })
+            tokio_uring::spawn(async move { reader.follow(&tally).await })
         };
-        Audience { tasks: followers.into_iter().map(start).collect(), streams }
+        Audience { tasks: readers.into_iter().map(start).collect(), streams }
     }
 
     /// Waits for every reader's end; after `grace` the connections of those left are shut down,

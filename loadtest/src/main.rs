@@ -1,11 +1,13 @@
 //! Load generator for Headwater: parses the command line, starts the event loop, calls one
 //! scenario and prints its result. An independent client: it shares no code with the server.
 
+mod camera;
 mod cpu;
 mod door;
 mod film;
 mod follow;
 mod http;
+mod multipart;
 mod outcome;
 mod pattern;
 mod publish;
@@ -16,6 +18,7 @@ mod session;
 mod sys;
 mod target;
 mod uplink;
+mod viewer;
 mod websocket;
 
 use std::future::Future;
@@ -26,7 +29,7 @@ use clap::{Parser, Subcommand};
 
 use crate::cpu::Server;
 use crate::report::Report;
-use crate::scenarios::{Context, churn, get, held, idle, limit, live, put, slow};
+use crate::scenarios::{Context, churn, get, held, idle, limit, live, pictures, put, slow};
 
 /// Completions of as many readers as a process may have open fit without overflow.
 const RING_COMPLETIONS: u32 = 32_768;
@@ -67,6 +70,8 @@ enum Mode {
     Churn(churn::Args),
     /// Blocking playlist reload: from the last byte of a part to the first byte at each client
     Held(held::Args),
+    /// Cameras and their viewers, some of which take nothing: the others must lose nothing
+    Pictures(pictures::Args),
 }
 
 fn main() -> ExitCode {
@@ -96,6 +101,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Mode::Idle(args) => drive(idle::run(args, &context), cli.json),
         Mode::Churn(args) => drive(churn::run(args, &context), cli.json),
         Mode::Held(args) => drive(held::run(args, &context), cli.json),
+        Mode::Pictures(args) => drive(pictures::run(args, &context), cli.json),
     }
 }
 

@@ -53,6 +53,11 @@ impl Plan {
         self.append.len()
     }
 
+    /// The length of one append, of which the preamble is the first.
+    pub(crate) fn bytes_of(&self, sequence: u32) -> u64 {
+        self.template(sequence).len() as u64
+    }
+
     /// The length of the object after the given number of appends.
     pub(crate) fn object_bytes(&self, appends: u32) -> u64 {
         PREAMBLE_BYTES as u64 + u64::from(appends) * self.append.len() as u64
@@ -116,7 +121,12 @@ impl Verifier {
         self.at == 0
     }
 
-    /// Bytes checked so far.
+    /// The next bytes are of this append, whatever came before.
+    pub(crate) fn turn_to(&mut self, sequence: u32) {
+        (self.sequence, self.at) = (sequence, 0);
+    }
+
+    /// Bytes checked so far, if none were passed over.
     pub(crate) fn offset(&self) -> u64 {
         let whole = self.sequence.checked_sub(1).map_or(0, |n| self.plan.object_bytes(n));
         whole + self.at as u64
@@ -177,6 +187,13 @@ impl Verifier {
     fn corrupt(&self) -> Corrupt {
         Corrupt { offset: self.offset() }
     }
+}
+
+/// The number of the append that begins so; `None` if none does.
+pub(crate) fn sequence_of(header: &[u8]) -> Option<u32> {
+    let words = header.as_chunks::<4>().0;
+    let magic = u32::from_le_bytes(*words.first()?);
+    (magic == MAGIC).then_some(u32::from_le_bytes(*words.get(1)?))
 }
 
 fn header(sequence: u32, stamp_ns: u64) -> [u8; HEADER_BYTES] {

@@ -32,6 +32,15 @@ enum Line {
     WebSocket(Uplink),
 }
 
+/// Whatever appends of a plan are sent with, one after the other.
+pub(crate) trait Source {
+    /// How many there are.
+    fn appends(&self) -> u64;
+
+    /// Sends the next one and returns the moment it was stamped with.
+    async fn append(&mut self) -> Result<u64>;
+}
+
 /// One object being published.
 pub(crate) struct Publisher {
     line: Line,
@@ -70,7 +79,28 @@ impl Publisher {
         Ok(Publisher { line, plan: plan.clone(), chunk, body_at, sequence: 1, keys })
     }
 
-    /// Sends the next append and returns the moment it was stamped with.
+    /// Ends the object properly and waits for the server's word on it: a status, or the code of a
+    /// close frame.
+    pub(crate) async fn finish(self) -> Result<u16> {
+        let stream = match self.line {
+            Line::Upload(stream) => stream,
+            Line::WebSocket(uplink) => return uplink.close().await,
+        };
+        let (result, _) = stream.write_all(b"0\r\n\r\n".to_vec()).await;
+        result.context("the end of the PUT could not be sent")?;
+        let status = read_answer(&stream).await?;
+        if !(200..300).contains(&status) {
+            bail!("the server answered {status} to the PUT");
+        }
+        Ok(status)
+    }
+}
+
+impl Source for Publisher {
+    fn appends(&self) -> u64 {
+        u64::from(self.plan.appends())
+    }
+
     async fn append(&mut self) -> Result<u64> {
         let end = self.body_at + self.plan.append_bytes();
         let body = &mut self.chunk[self.body_at..end];
@@ -90,22 +120,6 @@ impl Publisher {
         self.chunk = chunk;
         result.with_context(|| format!("append {} could not be sent", self.sequence - 1))?;
         Ok(now)
-    }
-
-    /// Ends the object properly and waits for the server's word on it: a status, or the code of a
-    /// close frame.
-    pub(crate) async fn finish(self) -> Result<u16> {
-        let stream = match self.line {
-            Line::Upload(stream) => stream,
-            Line::WebSocket(uplink) => return uplink.close().await,
-        };
-        let (result, _) = stream.write_all(b"0\r\n\r\n".to_vec()).await;
-        result.context("the end of the PUT could not be sent")?;
-        let status = read_answer(&stream).await?;
-        if !(200..300).contains(&status) {
-            bail!("the server answered {status} to the PUT");
-        }
-        Ok(status)
     }
 }
 
@@ -186,34 +200,53 @@ pub(crate) struct Paced {
     pub(crate) late_max_ns: u64,
 }
 
-/// Publishes every append of the plan at its pace, and waits until `readers` have each got all
-/// of them or it is clear that they will not.
-pub(crate) async fn publish_paced(
-    publisher: &mut Publisher,
+/// Sends every append of all sources at the same pace, the sources evenly apart from each other, and waits
+/// until all deliveries have been made or it is clear that they will not. Gives the sources back.
+pub(crate) async fn publish_paced<S: Source + 'static>(
+    sources: Vec<S>,
     period_ns: u64,
-    readers: u64,
+    expected: u64,
     tally: &Rc<Tally>,
     server: &Server,
     progress: &ProgressBar,
-) -> Result<Paced> {
-    let appends = u64::from(publisher.plan.appends());
-    let server_before = server.cpu()?;
-    let clock = ClientClock::start();
+) -> Result<(Paced, Vec<S>)> {
     // Far enough ahead for the first append to be on time.
     let start_ns = sys::monotonic_ns() + 2_000_000;
-    let never = Cell::new(false);
-    let pacing = pace(publisher, start_ns, period_ns, &never, progress);
-    let run = Duration::from_nanos(period_ns * appends);
+    let (count, appends) = (sources.len() as u64, sources.first().map_or(0, Source::appends));
+    let own_start_ns = |index: u64| start_ns + period_ns * index / count;
+    let end_ns = own_start_ns(count.saturating_sub(1)) + period_ns * appends;
+    let start = |(index, mut source): (u64, S)| {
+        let progress = if index == 0 { progress.clone() } else { ProgressBar::hidden() };
+        let start_ns = own_start_ns(index);
+        tokio_uring::spawn(async move {
+            let never = Cell::new(false);
+            let late_max_ns = pace(&mut source, start_ns, period_ns, &never, &progress).await?;
+            anyhow::Ok((late_max_ns, source))
+        })
+    };
+    let tasks: Vec<_> = (0..).zip(sources).map(start).collect();
+    let pacing = async {
+        let (mut late_max_ns, mut back) = (0, Vec::new());
+        for task in tasks {
+            let (late_ns, source) = task.await??;
+            late_max_ns = u64::max(late_max_ns, late_ns);
+            back.push(source);
+        }
+        anyhow::Ok((late_max_ns, back))
+    };
+    let server_before = server.cpu()?;
+    let clock = ClientClock::start();
+    let run = Duration::from_nanos(end_ns.saturating_sub(sys::monotonic_ns()));
     let limit = run + Duration::from_secs(OVERRUN_SECONDS_MAX);
-    let late_max_ns = timeout(limit, pacing).await.map_err(|_| {
+    let (late_max_ns, sources) = timeout(limit, pacing).await.map_err(|_| {
         anyhow!("the server took the appends more than {OVERRUN_SECONDS_MAX} s late")
     })??;
     // The last period belongs to the measurement, and so does the way of the last append.
-    tally.settle(start_ns + period_ns * appends, readers * appends).await;
+    tally.settle(end_ns, expected).await;
     let (_, client_busy) = clock.stop();
     let server_after = server.cpu()?;
     let server_ns = server_after.zip(server_before).map(|(after, before)| after.since(&before));
-    Ok(Paced { server_ns, client_busy, late_max_ns })
+    Ok((Paced { server_ns, client_busy, late_max_ns }, sources))
 }
 
 /// Publishes appends at their pace until told to stop, and makes the last of them the last of the
@@ -230,19 +263,19 @@ pub(crate) async fn publish_until(
 }
 
 async fn pace(
-    publisher: &mut Publisher,
+    source: &mut impl Source,
     start_ns: u64,
     period_ns: u64,
     stop: &Cell<bool>,
     progress: &ProgressBar,
 ) -> Result<u64> {
-    let appends = u64::from(publisher.plan.appends());
+    let appends = source.appends();
     let mut pacer = Pacer::new(start_ns, period_ns)?;
     let (mut due, mut sent, mut late_max_ns) = (0, 0, 0);
     while sent < appends && !stop.get() {
         due = u64::min(due + pacer.ticks().await?, appends);
         while sent < due {
-            let sent_ns = publisher.append().await?;
+            let sent_ns = source.append().await?;
             let late_ns = sent_ns.saturating_sub(start_ns + sent * period_ns);
             late_max_ns = u64::max(late_max_ns, late_ns);
             sent += 1;

@@ -1,5 +1,6 @@
 //! Accepts connections on one core and keeps their number within its limit.
 
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/
 Content-Length: 50\r\nCache-Control: no-store\r\nRetry-After: 1\r\nAccess-Control-Allow-Origin: *\r\n\
 Connection: close\r\n\r\nthe server has as many connections as it may have\n";
 
-/// Accept until the core drains; on the admin address to the end.
+/// Accept until the core drains; on the admin address until the listener is stopped.
 pub async fn accept_forever(core: Rc<Core>, listener: Rc<Listener>, role: Role) {
     let mut in_batch = 0;
     while !core.is_draining.get() || matches!(role, Role::Admin(_)) {
@@ -29,6 +30,8 @@ pub async fn accept_forever(core: Rc<Core>, listener: Rc<Listener>, role: Role) 
                 in_batch = 0;
                 listener.acceptable().await;
             }
+            // It was stopped.
+            Err(error) if error.kind() == ErrorKind::InvalidInput => return,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections for a moment");
                 timers::sleep(ACCEPT_PAUSE).await;

@@ -43,8 +43,9 @@ impl Byteranges {
 
 /// Pictures that replace each other, without an end.
 ///
-/// The delimiter goes out behind each picture at once: a browser shows a picture when it sees that it
-/// is over, and would else be one behind.
+/// The delimiter goes out behind each picture at once: viewers show a picture when they see that it is
+/// over. Chromium waits for the head of the next part too, which cannot be told before its length: what
+/// it shows in an image is one picture behind.
 pub struct MixedReplace;
 
 impl MixedReplace {

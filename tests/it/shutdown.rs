@@ -29,6 +29,16 @@ fn wait_until_refused(address: SocketAddr) {
     });
 }
 
+/// Goal: a stop in good order gives nobody reason to worry.
+#[test]
+fn a_stop_warns_of_nothing() {
+    let mut server = Setup::new().cores(1).start();
+    assert_eq!(get(server.admin, "/healthz").status, 200);
+    server.signal(Signal::TERM);
+    assert!(server.wait().success());
+    assert!(!server.log().contains("WARN"), "{}", server.log());
+}
+
 /// Goal: a reader in flight gets everything, new ones are refused, exit is 0. Method: a stalled
 /// reader of 16 MiB that goes on only after the signal.
 #[test]

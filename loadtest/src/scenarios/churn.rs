@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use super::{Context, parse_append_bytes, parse_count, parse_rate};
 use crate::cpu::{ClientClock, Footprint, Server};
 use crate::door::{Doors, Egress, ReadDoor, WriteDoor};
-use crate::follow::{self, Audience, Follower, Tally};
+use crate::follow::{self, Audience, Follower, Reads as _, Tally};
 use crate::outcome::Outcome;
 use crate::pattern::Plan;
 use crate::publish::{self, Publisher};

@@ -1,5 +1,5 @@
 //! `live`: one publisher, many followers of the same object, every byte verified and the way of
-//! every append timed. Broken readers are `slow`'s subject, silent ones `idle`'s.
+//! every append timed; or several of them, side by side. Broken readers are `slow`'s subject, silent ones `idle`'s.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Context, Load, parse_count};
 use crate::door::{Doors, ReadDoor, WriteDoor};
-use crate::follow::{self, Audience, Tally};
+use crate::follow::{self, Audience, Follower, Tally};
 use crate::outcome::Outcome;
 use crate::publish::{self, Publisher};
 use crate::report::{self, ClientShare, LatencyMs, Report};
@@ -21,6 +21,9 @@ pub(crate) struct Args {
     url: String,
     #[command(flatten)]
     doors: Doors,
+    /// Objects, each below the URL and evenly apart in time, that share the readers
+    #[arg(long, default_value_t = 1, value_parser = parse_count)]
+    objects: usize,
     /// Readers that follow the object
     #[arg(long, default_value_t = 100, value_parser = parse_count)]
     readers: usize,
@@ -36,6 +39,7 @@ pub(crate) struct Args {
 pub(crate) struct LiveReport {
     door: ReadDoor,
     publish: WriteDoor,
+    objects: usize,
     readers: usize,
     rate: f64,
     size: usize,
@@ -56,24 +60,34 @@ pub(crate) struct LiveReport {
 }
 
 pub(crate) async fn run(args: &Args, context: &Context) -> Result<LiveReport> {
-    let (ingress, egress) = args.doors.of(&args.url)?;
-    // Besides the readers, the publisher and the scout.
-    context.check_sockets(args.readers + 2)?;
-    let plan = args.load.plan();
+    // Besides the readers, the publishers and a scout.
+    context.check_sockets(args.readers + args.objects + 1)?;
     let tally = Tally::new();
-    let mut publisher = Publisher::create(&ingress, &plan).await?;
-    follow::wait_until_visible(&egress, &plan).await?;
+    let (mut publishers, mut scenes) = (Vec::new(), Vec::new());
+    for index in 0..args.objects {
+        let is_one = args.objects == 1;
+        let url = if is_one { args.url.clone() } else { format!("{}/{index}", args.url) };
+        let (ingress, egress) = args.doors.of(&url)?;
+        let plan = args.load.plan();
+        publishers.push(Publisher::create(&ingress, &plan).await?);
+        follow::wait_until_visible(&egress, &plan).await?;
+        scenes.push((egress, plan));
+    }
     let spread = Duration::from_millis(args.start_spread);
-    let followers = follow::join_all(&egress, &plan, args.readers, spread, &tally).await?;
+    let join = |reader: usize| {
+        let ((egress, plan), tally) = (scenes[reader % scenes.len()].clone(), tally.clone());
+        async move { Follower::join(&egress, &plan, &tally).await }
+    };
+    let followers = follow::join_readers(args.readers, spread, join).await?;
 
-    let progress = context.progress(u64::from(plan.appends()), "appends");
-    let readers = followers.len() as u64;
+    let appends = args.load.plan().appends();
+    let progress = context.progress(u64::from(appends), "appends");
+    let expected = followers.len() as u64 * u64::from(appends);
     let audience = Audience::start(followers, &tally);
-    let period_ns = args.load.period_ns();
-    let paced = publish::publish_paced(
-        &mut publisher,
-        period_ns,
-        readers,
+    let (paced, publishers) = publish::publish_paced(
+        publishers,
+        args.load.period_ns(),
+        expected,
         &tally,
         &context.server,
         &progress,
@@ -81,17 +95,21 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<LiveReport> {
     .await?;
     // Taken before the end of the object, which is not part of the measurement.
     let deliveries = tally.deliveries.get();
-    let publisher_status = publisher.finish().await?;
+    let mut publisher_status = 0;
+    for publisher in publishers {
+        publisher_status = publisher.finish().await?;
+    }
     let outcome = audience.finish(Duration::from_secs(END_SECONDS_MAX)).await;
     progress.finish_and_clear();
 
     Ok(LiveReport {
         door: args.doors.read(),
         publish: args.doors.write(),
+        objects: args.objects,
         readers: args.readers,
         rate: args.load.rate,
         size: args.load.size,
-        appends: plan.appends(),
+        appends,
         deliveries,
         bytes: tally.bytes.get(),
         heartbeats: tally.heartbeats.get(),

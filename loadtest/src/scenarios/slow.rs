@@ -15,7 +15,7 @@ use tokio_uring::net::TcpStream;
 
 use super::{Context, Load};
 use crate::door::{Egress, Ingress};
-use crate::follow::{self, Audience, Follower, Tally};
+use crate::follow::{self, Audience, Follower, Reads as _, Tally};
 use crate::outcome::{Fault, Outcome};
 use crate::pattern::Plan;
 use crate::publish::{self, Publisher};
@@ -86,7 +86,7 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<SlowReport> {
     let plan = args.load.plan();
     let tally = Tally::new();
     let egress = Egress::http(target.clone());
-    let mut publisher = Publisher::create(&Ingress::http(target), &plan).await?;
+    let publisher = Publisher::create(&Ingress::http(target), &plan).await?;
     follow::wait_until_visible(&egress, &plan).await?;
     let stalled = BadReaders::connect(&egress, &plan, readers[0]).await?;
     let one_byte = BadReaders::connect(&egress, &plan, readers[1]).await?;
@@ -95,17 +95,20 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<SlowReport> {
     let dripping = one_byte.drip();
 
     let progress = context.progress(u64::from(plan.appends()), "appends");
-    let paced = publish::publish_paced(
-        &mut publisher,
+    let expected = u64::from(args.good) * u64::from(plan.appends());
+    let (paced, publishers) = publish::publish_paced(
+        vec![publisher],
         args.load.period_ns(),
-        u64::from(args.good),
+        expected,
         &tally,
         &context.server,
         &progress,
     )
     .await?;
     let good_deliveries = tally.deliveries.get();
-    publisher.finish().await?;
+    for publisher in publishers {
+        publisher.finish().await?;
+    }
     let outcome = good.finish(Duration::from_secs(END_SECONDS_MAX)).await;
     let one_byte = dripping.stop().await?;
     let stalled = stalled.read_dry().await;
