@@ -43,6 +43,10 @@ mod publish;
 mod camera_kit;
 mod cameras;
 
+mod mirrors;
+mod static_files;
+mod upstream_kit;
+
 mod autobahn;
 mod coordinator;
 mod coordinator_client;
