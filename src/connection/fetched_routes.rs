@@ -3,14 +3,19 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::reply::{Frame, Reply};
 use super::route::{Case, Route, route_of};
-use crate::egress::answer::Ask;
+use crate::egress::answer::{Ask, Got};
 use crate::egress::http_get;
-use crate::fetch::{Failure, Fetched, FetchedBody, Look, Outcome};
+use crate::egress::http_playlist::{self, Forms};
+use crate::fetch::{Failure, Fetched, FetchedBody, Look, Memory, Outcome};
 use crate::runtime::clock;
 use crate::runtime::counters::Counter;
-use crate::wire::http1::{HeadWriter, Method, Target};
+use crate::store::{Object, Seal};
+use crate::wire::http1::{HeadWriter, Method, Target, accepts_gzip};
+use crate::wire::media_type::by_extension;
 
 /// The route of a request for such a name; `None` if it is none.
 pub(super) fn route(case: &Case<'_>, target: &Target<'_>, out: &mut Vec<u8>) -> Option<Route> {
@@ -53,9 +58,14 @@ fn answer(case: &Case<'_>, fetched: &Arc<Fetched>, out: &mut Vec<u8>) -> Route {
         (age_s > 0).then(|| [ask.own_lines, format!("Age: {age_s}\r\n").as_bytes()].concat());
     let own_lines = aged.as_deref().unwrap_or(ask.own_lines);
     match &fetched.body {
-        FetchedBody::Object { object, small } => {
-            let ask = Ask { own_lines, body: small.get().cloned(), ..ask };
-            let got = http_get::respond(&case.core.egress, &ask, object, out);
+        FetchedBody::Object { object, memory } => {
+            let ask = Ask { own_lines, body: memory.plain().cloned(), ..ask };
+            let got = match (memory.is_manifest, object.seal(), memory.plain()) {
+                (true, Some(seal), Some(plain)) => {
+                    manifest(case, &ask, (object, seal), (plain, memory), out)
+                }
+                _ => http_get::respond(&case.core.egress, &ask, object, out),
+            };
             route_of(case, &ask, got, out)
         }
         FetchedBody::Text { fields, bytes } => {
@@ -77,4 +87,39 @@ fn answer(case: &Case<'_>, fetched: &Arc<Fetched>, out: &mut Vec<u8>) -> Route {
             route
         }
     }
+}
+
+/// As a playlist of this server's own: in gzip if the request takes it, and no date is a condition.
+fn manifest(
+    case: &Case<'_>,
+    ask: &Ask<'_>,
+    (object, seal): (&Object, &Seal),
+    (plain, memory): (&Bytes, &Memory),
+    out: &mut Vec<u8>,
+) -> Got {
+    let takes_gzip = accepts_gzip(ask.fields.accept_encoding);
+    let info = &object.info;
+    let content_type = info.header("Content-Type").or_else(|| by_extension(&object.name));
+    let forms = Forms {
+        content_type: content_type.unwrap_or("application/octet-stream"),
+        plain,
+        zipped: takes_gzip.then(|| memory.zipped()),
+        etag: &seal.etag,
+        modified_ms: seal.modified_ms,
+    };
+    let told = info.headers.iter();
+    let told = told.filter(|(name, _)| name != "Content-Type" && name != "Vary");
+    let told = told.map(|(name, value)| (name.as_str(), value.as_str()));
+    let varies = info.header("Vary").unwrap_or_default();
+    let vary = match varies.to_ascii_lowercase().contains("accept-encoding") {
+        true => varies.to_owned(),
+        false if varies.is_empty() => "Accept-Encoding".to_owned(),
+        false => format!("{varies}, Accept-Encoding"),
+    };
+    let egress = &case.core.egress;
+    let mut fields: Vec<(&str, &str)> = told.chain([("Vary", vary.as_str())]).collect();
+    if info.header("Cache-Control").is_none() {
+        fields.push(("Cache-Control", &egress.options.cache_manifest));
+    }
+    http_playlist::respond_forms(egress, ask, &forms, &fields, out)
 }

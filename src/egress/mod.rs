@@ -9,7 +9,7 @@
 pub mod answer;
 pub mod h264_follow;
 pub mod http_get;
-mod http_playlist;
+pub mod http_playlist;
 mod http_view;
 pub mod live;
 mod messages_out;

@@ -45,6 +45,8 @@ struct Entry {
     fetched: Option<Arc<Fetched>>,
     /// With the time until which nobody tries again.
     failure: Option<(Failure, Millis)>,
+    /// A newer version of it is known under another key.
+    is_superseded: bool,
 }
 
 /// What a request finds.
@@ -81,8 +83,9 @@ impl AnswerTable {
     ) -> Found {
         let entry = self.entries.get(key);
         let fetched = entry.and_then(|entry| entry.fetched.as_ref()).filter(|f| f.is_sound());
+        let is_newest = entry.is_some_and(|entry| !entry.is_superseded);
         if let Some(fetched) = fetched
-            && (fetched.is_fresh(now_ms) || fetched.is_arriving())
+            && (fetched.is_arriving() || (is_newest && fetched.is_fresh(now_ms)))
         {
             return Found::Here(fetched.clone());
         }
@@ -147,11 +150,24 @@ impl AnswerTable {
         match outcome {
             Outcome::Answer(fetched) => {
                 entry.failure = None;
-                entry.fetched.replace(fetched.clone())
+                entry.is_superseded = false;
+                let before = entry.fetched.replace(fetched.clone());
+                self.supersede(key);
+                before
             }
             Outcome::Failed(failure) => {
                 entry.failure = Some((*failure, now_ms + FAILURE_MS));
                 None
+            }
+        }
+    }
+
+    /// A blocking reload brought a newer version of a playlist: without directives it must not be older
+    /// from now on, or who asks for it both ways would see it go backwards.
+    fn supersede(&mut self, key: &str) {
+        for plain in plain_keys(key) {
+            if let Some(entry) = self.entries.get_mut(&plain) {
+                entry.is_superseded = true;
             }
         }
     }
@@ -208,6 +224,24 @@ impl AnswerTable {
             self.remove(&key, gone);
         }
     }
+}
+
+/// Of a key that waits for a version of a playlist, those that do not (RFC 8216bis §6.2.5).
+fn plain_keys(key: &str) -> Vec<String> {
+    let Some((path, query)) = key.split_once('?') else { return Vec::new() };
+    if !query.split('&').any(|parameter| parameter.starts_with("_HLS_msn=")) {
+        return Vec::new();
+    }
+    let others = query.split('&').filter(|parameter| !parameter.starts_with("_HLS_"));
+    let others: Vec<&str> = others.collect();
+    let with = |skip: Option<&'static str>| {
+        let parameters: Vec<&str> = others.iter().copied().chain(skip).collect();
+        if parameters.is_empty() {
+            return path.to_owned();
+        }
+        format!("{path}?{}", parameters.join("&"))
+    };
+    [None, Some("_HLS_skip=YES"), Some("_HLS_skip=v2")].map(with).to_vec()
 }
 
 impl Entry {
@@ -309,6 +343,27 @@ mod tests {
         assert!(matches!(look(&mut table, "g", 1), Found::Failed(Failure::Busy)), "two flights");
         table.free(u64::MAX, &mut gone);
         assert_eq!((table.entries.len(), table.order.len()), (2, 2), "flights stay");
+    }
+
+    /// Goal: what a blocking reload has brought is not older without its directives.
+    #[test]
+    fn a_newer_version_supersedes_the_plain_one() {
+        let mut table = AnswerTable::new(TableRules { answers_max: 10, ..RULES });
+        let fresh = |now_ms| text(now_ms, 1000, 1);
+        for key in ["/a", "/a?_HLS_skip=YES", "/a?x=y", "/b"] {
+            fly(&mut table, key, 0, &fresh(0));
+        }
+        fly(&mut table, "/a?_HLS_msn=7&_HLS_part=1", 1, &fresh(1));
+        for (key, is_here) in [("/b", true), ("/a?x=y", true), ("/a?_HLS_msn=7&_HLS_part=1", true)]
+        {
+            assert_eq!(matches!(look(&mut table, key, 2), Found::Here(_)), is_here, "{key}");
+        }
+        fly(&mut table, "/a", 2, &fresh(2));
+        fly(&mut table, "/a?_HLS_skip=YES", 2, &fresh(2));
+        assert!(matches!(look(&mut table, "/a", 3), Found::Here(_)));
+        fly(&mut table, "/a?x=y&_HLS_msn=8", 3, &fresh(3));
+        assert!(matches!(look(&mut table, "/a", 4), Found::Here(_)));
+        assert!(matches!(look(&mut table, "/a?x=y", 4), Found::Begin(_)));
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! What was fetched: an answer of an upstream that is here, or arrives. It is never changed; an answer
 //! that was confirmed is a new one with the same bytes.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::store::{Life, Millis, Object};
@@ -39,10 +42,44 @@ pub struct Fetched {
 
 #[derive(Clone)]
 pub enum FetchedBody {
-    /// Of a 200. It arrives while it is open. A small one is in memory too, from its end on.
-    Object { object: Arc<Object>, small: Arc<OnceLock<Bytes>> },
+    /// Of a 200. It arrives while it is open.
+    Object { object: Arc<Object>, memory: Arc<Memory> },
     /// Of anything else.
     Text { fields: Vec<(String, String)>, bytes: Bytes },
+}
+
+/// A small body or a manifest beside its object, from its end on.
+#[derive(Default)]
+pub struct Memory {
+    plain: OnceLock<Bytes>,
+    zipped: OnceLock<Bytes>,
+    /// Readers may have it in gzip.
+    pub is_manifest: bool,
+}
+
+impl Memory {
+    pub(super) fn new(is_manifest: bool) -> Arc<Memory> {
+        Arc::new(Memory { is_manifest, ..Memory::default() })
+    }
+
+    pub(super) fn fill(&self, plain: Bytes) {
+        let is_first = self.plain.set(plain).is_ok();
+        assert!(is_first, "a body has one end");
+    }
+
+    pub fn plain(&self) -> Option<&Bytes> {
+        self.plain.get()
+    }
+
+    /// The same in gzip, made when it is first asked for.
+    pub fn zipped(&self) -> &Bytes {
+        self.zipped.get_or_init(|| {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+            // Writing to memory cannot fail; an empty body is no form at all.
+            let _ = encoder.write_all(self.plain().map_or(&[], |plain| plain));
+            encoder.finish().unwrap_or_default().into()
+        })
+    }
 }
 
 /// Of the clock that the table goes by.
@@ -66,9 +103,10 @@ impl Fetched {
         Fetched { status, body, validators, times, share }
     }
 
-    /// The same bytes, confirmed now.
-    pub(super) fn renewed(&self, times: Times) -> Fetched {
-        Fetched { times, ..self.clone() }
+    /// The same bytes, confirmed now; without a new lifetime the one before.
+    pub(super) fn renewed(&self, times: Times, has_lifetime: bool) -> Fetched {
+        let lifetime_ms = if has_lifetime { times.lifetime_ms } else { self.times.lifetime_ms };
+        Fetched { times: Times { lifetime_ms, ..times }, ..self.clone() }
     }
 
     /// How old it is now, in seconds: the field Age.

@@ -5,17 +5,17 @@ use std::fs::File;
 use std::io::{IoSlice, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, CONTENT_ENCODING, HeaderMap, HeaderValue};
 use rustix::fs::OFlags;
 use tokio::time::timeout;
 
 use super::VIA;
-use super::fetched::{Fetched, FetchedBody, Share, Times, passed_fields, validators_of};
+use super::fetched::{Fetched, FetchedBody, Memory, Share, Times, passed_fields, validators_of};
 use super::flight::{Failure, Flight, Outcome};
 use super::freshness::{age_s, lifetime_s};
 use super::http_client::{Answer, HttpError};
@@ -29,6 +29,8 @@ use crate::wire::upstream_url::HttpUrl;
 const ERROR_BYTES_MAX: usize = 16 << 10;
 /// An answer of this length, or a manifest, is given when all of it is here: with length and tag.
 const WHOLE_FIRST_BYTES_MAX: u64 = 64 << 10;
+/// Manifests are held in memory, where they can be had in gzip; longer ones are not.
+const MANIFEST_BYTES_MAX: usize = 1 << 20;
 /// An answer counts for so many bytes more.
 const ANSWER_COST_BYTES: u64 = 2 << 10;
 /// Bytes of a file read in one piece.
@@ -85,15 +87,15 @@ struct Arrival {
     fetched: Arc<Fetched>,
     share: Arc<Share>,
     /// Where a small body goes at its end.
-    small: Arc<OnceLock<Bytes>>,
+    memory: Arc<Memory>,
     /// The body, for as long as it is small.
     kept: Option<BytesMut>,
-    small_bytes_max: usize,
+    kept_bytes_max: usize,
 }
 
 impl Arrival {
     fn keep(&mut self, piece: &[u8]) {
-        let max = self.small_bytes_max;
+        let max = self.kept_bytes_max;
         self.kept = self.kept.take().filter(|kept| kept.len() + piece.len() <= max);
         if let Some(kept) = &mut self.kept {
             kept.extend_from_slice(piece);
@@ -105,7 +107,7 @@ impl Arrival {
         if let Some(kept) = self.kept {
             self.share.add(kept.len() as u64);
             // Before the seal: from then on a small body is wanted from memory.
-            let _ = self.small.set(kept.freeze());
+            self.memory.fill(kept.freeze());
         }
         self.writer.end_unnamed();
     }
@@ -204,7 +206,10 @@ impl UnderWay {
             (200, _) => self.receive(answer, &url).await,
             (304, Some(previous)) => {
                 self.section.counts.confirmed.fetch_add(1, Ordering::Relaxed);
-                Ok(Arc::new(previous.renewed(self.times(200, &answer.headers))))
+                let times = self.times(200, &answer.headers);
+                // RFC 9111 §3.2: what it does not say again stays.
+                let is_said = lifetime_s(&answer.headers).is_some();
+                Ok(Arc::new(previous.renewed(times, is_said)))
             }
             (status @ (204 | 300 | 400.. | 201..=203), _) if status != 401 && status != 407 => {
                 self.receive_text(answer).await
@@ -287,7 +292,7 @@ impl UnderWay {
         let is_whole_first = options.is_static()
             || class == Class::Manifest
             || length.is_some_and(|length| length <= WHOLE_FIRST_BYTES_MAX);
-        let arrival = self.arrival(name, &answer.headers)?;
+        let arrival = self.arrival(name, class, &answer.headers)?;
         let (fetched, silence) = (arrival.fetched.clone(), options.timeout);
         if is_whole_first {
             let received = timeout(options.timeout, self.take_body(answer, arrival, silence));
@@ -300,7 +305,12 @@ impl UnderWay {
     }
 
     /// An object for a body that begins.
-    fn arrival(&self, name: &str, headers: &HeaderMap) -> Result<Arrival, FetchError> {
+    fn arrival(
+        &self,
+        name: &str,
+        class: Class,
+        headers: &HeaderMap,
+    ) -> Result<Arrival, FetchError> {
         let section = &self.section;
         let share = self.share(0)?;
         let info = ObjectInfo {
@@ -310,13 +320,17 @@ impl UnderWay {
         };
         let writer = section.store.begin_unnamed(name, info, None);
         let writer = writer.map_err(|error| FetchError::Storage(error.to_string()))?;
-        let small = Arc::<OnceLock<Bytes>>::default();
-        let body = FetchedBody::Object { object: writer.object().clone(), small: small.clone() };
+        let is_manifest = class == Class::Manifest && !headers.contains_key(CONTENT_ENCODING);
+        let memory = Memory::new(is_manifest);
+        let object = writer.object().clone();
+        let body = FetchedBody::Object { object, memory: memory.clone() };
         let (validators, times) = (validators_of(headers), self.times(200, headers));
         let fetched = Arc::new(Fetched::new(200, body, validators, times, share.clone()));
         let small_bytes_max = section.options.small_bytes_max as usize;
+        let kept_bytes_max =
+            if is_manifest { small_bytes_max.max(MANIFEST_BYTES_MAX) } else { small_bytes_max };
         let kept = Some(BytesMut::new());
-        Ok(Arrival { writer, fetched, share, small, kept, small_bytes_max })
+        Ok(Arrival { writer, fetched, share, memory, kept, kept_bytes_max })
     }
 
     async fn take_body(
@@ -352,7 +366,8 @@ impl UnderWay {
     async fn fetch_file(&self, path: &Path) -> Result<Arc<Fetched>, FetchError> {
         let (options, headers) = (&self.section.options, HeaderMap::new());
         let name = path.to_string_lossy();
-        let mut arrival = self.arrival(&name, &headers)?;
+        let class = media_type::class_of(&name, None);
+        let mut arrival = self.arrival(&name, class, &headers)?;
         let (path, bytes_max) = (path.to_owned(), options.bytes_max);
         let (sender, mut pieces) = tokio::sync::mpsc::channel(FILE_PIECES_WAITING_MAX);
         let reading = self.section.outside.spawn_blocking(move || {

@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-pub use fetched::{Fetched, FetchedBody};
+pub use fetched::{Fetched, FetchedBody, Memory};
 pub use flight::{Failure, Flight, FlightWait, Outcome};
 pub use http_client::{Answer, HttpClient};
 pub use section::{Look, Section, SectionOptions, Source};

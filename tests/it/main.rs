@@ -46,6 +46,10 @@ mod cameras_h264;
 mod pull_reports;
 mod pulls;
 
+mod mirrors;
+mod static_files;
+mod upstream_kit;
+
 mod autobahn;
 mod coordinator;
 mod coordinator_client;
