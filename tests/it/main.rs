@@ -46,6 +46,7 @@ mod cameras;
 mod mirrors;
 mod static_files;
 mod upstream_kit;
+mod upstream_ways;
 
 mod autobahn;
 mod coordinator;
