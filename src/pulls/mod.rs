@@ -22,7 +22,9 @@ mod pull_task;
 mod pull_thread;
 mod upstream;
 
+use std::net::TcpListener;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -63,7 +65,7 @@ pub struct PullOptions {
 /// Where a stream may come from.
 #[derive(Debug, Clone)]
 pub struct Upstream {
-    pub url: UpstreamUrl,
+    pub place: Place,
     /// For logs: without credentials.
     pub shown: String,
 }
@@ -78,6 +80,13 @@ pub struct Options {
     pub notifications: Vec<Notification>,
     pub apis: Vec<Api>,
     pub clock: fn() -> Millis,
+}
+
+#[derive(Debug, Clone)]
+pub enum Place {
+    Url(UpstreamUrl),
+    /// Whoever connects; the next one when that one has ended.
+    Listener(Arc<TcpListener>),
 }
 
 /// A path that says something about pulled streams.

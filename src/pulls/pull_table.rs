@@ -1,6 +1,7 @@
 //! Pulled streams: what each of them is at now, and who reads it.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -11,7 +12,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::notifier::{EVENTS_WAITING_MAX, Event};
 use super::pull_reports::Rates;
-use super::{ApiKind, Options, PullOptions};
+use super::{ApiKind, Options, Place, PullOptions};
 use crate::store::{Millis, News, NewsWait, Object, Store};
 use crate::wire::mpegts::PACKET_BYTES;
 
@@ -147,6 +148,14 @@ impl Pulls {
 
     pub fn all(&self) -> &[Arc<Pull>] {
         &self.streams
+    }
+
+    /// Streams that are pushed: their paths, and where to.
+    pub fn listening(&self) -> impl Iterator<Item = (String, SocketAddr)> {
+        self.streams.iter().filter_map(|pull| match &pull.options.upstreams.first()?.place {
+            Place::Listener(listener) => Some((pull.path(), listener.local_addr().ok()?)),
+            Place::Url(_) => None,
+        })
     }
 
     /// The API at this name, and the stream that it is of.

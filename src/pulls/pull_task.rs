@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
 
+use super::Place;
 use super::pull_table::{Pull, Pulls};
 use super::upstream::{self, Received, Source};
 use crate::fetch::HttpClient;
@@ -117,9 +118,13 @@ impl PullTask {
     /// One connection, from its attempt to its end.
     async fn attend(&self, upstream: usize, continuity: &mut Continuity) -> (bool, Lost) {
         let options = &self.pull.options;
-        let url = &options.upstreams[upstream].url;
-        let connected =
-            timeout(options.connect_timeout, upstream::open(url, options, &self.http)).await;
+        let connected = match &options.upstreams[upstream].place {
+            // However long nobody comes.
+            Place::Listener(listener) => Ok(upstream::accept(listener).await),
+            Place::Url(url) => {
+                timeout(options.connect_timeout, upstream::open(url, options, &self.http)).await
+            }
+        };
         let source = match connected {
             Ok(Ok(source)) => source,
             Ok(Err(error)) => return (false, Lost::Connect(error)),

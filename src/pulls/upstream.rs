@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe;
-use tokio::net::{TcpStream, UdpSocket, UnixDatagram, UnixStream, lookup_host};
+use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixStream, lookup_host};
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
@@ -93,6 +93,13 @@ pub(super) async fn open(
         }
         UpstreamUrl::Fork { command, arguments } => run(command, arguments),
     }
+}
+
+/// The next that connects.
+pub(super) async fn accept(listener: &std::net::TcpListener) -> io::Result<Source> {
+    let listener = TcpListener::from_std(listener.try_clone()?)?;
+    let (stream, _) = listener.accept().await?;
+    Ok(Source::Bytes(Box::pin(stream)))
 }
 
 /// A FIFO is opened for writing too: so opening it waits for nobody, and it has no end.

@@ -212,6 +212,7 @@ impl Server {
             };
             workers.push(start_worker(parts)?);
         }
+        let pulls = common.pulls.clone();
         let (append_sessions, cameras) = (common.append_sessions.clone(), common.cameras.clone());
         let shared = start_housekeeping(common, upstreams, is_draining.clone())?;
         let stopper = Stopper {
@@ -229,8 +230,9 @@ impl Server {
             Push::Greeted => None,
             Push::Raw(raw) => Some(format!("/{}", raw.name)),
         };
+        let pushed = pulls.listening().map(|(path, address)| (Some(path), address));
         let cameras = camera_doors_of(&addresses).map(|(address, push)| (path(push), address));
-        let cameras = cameras.collect();
+        let cameras = cameras.chain(pushed).collect();
         Ok(Server {
             listen,
             append,

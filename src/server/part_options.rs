@@ -1,6 +1,7 @@
 //! From the configuration to each part's own options: no part sees the configuration itself.
 
 use std::io;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::operations::config_cameras::{RawFormat, RawQuality, RawSection};
 use crate::operations::config_upstreams::{AccessSection, MirrorSection, StaticSection, Users};
 use crate::operations::cors;
 use crate::packager::{self, LiveRule, Pathway, Steering};
-use crate::pulls::{self, PullOptions, Upstream};
+use crate::pulls::{self, Place, PullOptions, Upstream};
 use crate::runtime::clock;
 use crate::store::{RetentionRule, Signal, StoreOptions};
 use crate::wire::http1::HeadLimits;
@@ -284,27 +285,31 @@ pub(super) fn cameras_options(config: &Config) -> cameras::Options {
         record_below: section.record_below.as_deref().map_or_else(String::new, below),
         live_below: below(&section.live_below),
         has_empty_streams: config.compat.empty_stream,
-        raw_names: section.raw.iter().map(|raw| raw_camera(raw).name).collect(),
+        raw_names: section.raw.iter().filter_map(raw_camera).map(|raw| raw.name).collect(),
         is_enabled: section.is_enabled(),
     }
 }
 
-pub(super) fn raw_camera(section: &RawSection) -> RawCamera {
-    RawCamera {
+/// `None` for a transport stream, which is no camera here.
+pub(super) fn raw_camera(section: &RawSection) -> Option<RawCamera> {
+    Some(RawCamera {
         name: section.path.trim_start_matches('/').to_owned(),
         kind: match section.format {
             RawFormat::Mjpeg => PictureKind::Mjpeg,
             RawFormat::H264 => PictureKind::H264,
+            RawFormat::Mpegts => return None,
         },
         quality: match section.quality {
             RawQuality::Low => Quality::Low,
             RawQuality::High => Quality::High,
         },
-    }
+    })
 }
 
 pub(super) fn pulls_options(config: &Config) -> io::Result<pulls::Options> {
-    let pulls = config.pull.iter().map(|section| pull_options(config, section));
+    let is_pushed = |raw: &&RawSection| raw.format == RawFormat::Mpegts;
+    let pushed = config.cameras.raw.iter().filter(is_pushed).map(|raw| pushed(config, raw));
+    let pulls = config.pull.iter().map(|section| pull_options(config, section)).chain(pushed);
     Ok(pulls::Options {
         pulls: pulls.collect::<io::Result<_>>()?,
         viewers_max: config.viewers.max as usize,
@@ -353,6 +358,24 @@ fn notification(config: &Config, section: &NotificationSection) -> Option<pulls:
     })
 }
 
+/// A transport stream that is pushed is pulled from whoever connects.
+fn pushed(config: &Config, raw: &RawSection) -> io::Result<PullOptions> {
+    let section = PullSection { path: raw.path.clone(), ..PullSection::default() };
+    let listener = TcpListener::bind(raw.listen).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    let listener = listener.map_err(|error| {
+        let text = format!("cannot listen on {} (option cameras.raw.listen): {error}", raw.listen);
+        io::Error::new(error.kind(), text)
+    })?;
+    let shown = format!("tcp://{}", listener.local_addr()?);
+    let upstream = Upstream { place: Place::Listener(Arc::new(listener)), shown };
+    let options = pull_options(config, &section)?;
+    let read_timeout = Duration::from_secs(config.cameras.silence_timeout_s);
+    Ok(PullOptions { upstreams: vec![upstream], read_timeout, ..options })
+}
+
 fn pull_options(config: &Config, section: &PullSection) -> io::Result<PullOptions> {
     let folder = section.live_folder().unwrap_or_default();
     let is_listed = config.live.iter().any(|rule| folder.starts_with(&rule.prefix));
@@ -360,7 +383,7 @@ fn pull_options(config: &Config, section: &PullSection) -> io::Result<PullOption
     let seconds = Duration::from_secs;
     let upstream = |text: &String| {
         let url = UpstreamUrl::parse(text).map_err(io::Error::other)?;
-        Ok(Upstream { url, shown: shown(text) })
+        Ok(Upstream { place: Place::Url(url), shown: shown(text) })
     };
     Ok(PullOptions {
         name: section.path.trim_start_matches('/').to_owned(),

@@ -49,6 +49,7 @@ mod pulls;
 mod mirrors;
 mod static_files;
 mod upstream_kit;
+mod upstream_ways;
 
 mod autobahn;
 mod coordinator;

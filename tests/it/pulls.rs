@@ -195,6 +195,22 @@ fn http_is_an_upstream() {
     assert!(!server.log().contains("secret"), "{}", server.log());
 }
 
+/// Goal: a transport stream that is pushed is one as any other.
+#[test]
+fn a_stream_can_be_pushed() {
+    let raw = "raw = [{ listen = \"127.0.0.1:0\", format = \"mpegts\", path = \"/cam.ts\" }]";
+    let server = Setup::new().table(&format!("[cameras]\n{raw}")).start();
+    let door = server.camera_door("camera /cam.ts");
+    for _ in 0..2 {
+        let encoder = Encoder::ffmpeg(&format!("{PICTURES} {TS} tcp://{door}"));
+        let got = Reader::open(server.address).packets(300).to_vec();
+        assert_start(&got);
+        assert_decodes(&server, &got, 5);
+        encoder.kill();
+    }
+    assert_ne!(get(server.address, "/live/cam/index.m3u8").status, 404, "it is listed");
+}
+
 /// A port that nobody has.
 fn free_udp_port() -> u16 {
     UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
