@@ -45,6 +45,14 @@ fn has_tracks(server: &Server) -> bool {
     get(server.admin, "/cameras.json").text().contains("\"kind\"")
 }
 
+/// Waits until so many pieces of the only camera have come.
+fn until_pictures(server: &Server, count: usize) {
+    wait_until("all are there", || {
+        let count = format!("\"pictures\":{count},");
+        get(server.admin, "/cameras.json").text().contains(&count)
+    });
+}
+
 fn piece(viewer: &mut WebSocket) -> Vec<u8> {
     let message = viewer.message();
     assert_eq!(message.opcode, BINARY);
@@ -98,10 +106,7 @@ fn late_viewers_get_the_parameter_sets() {
     let last_key = once.iter().rposition(|unit| kind(unit) == 5).unwrap();
     let mut camera = Camera::greet(&server, [2, 1, 1]);
     once.iter().for_each(|unit| camera.picture(unit));
-    wait_until("all are there", || {
-        let count = format!("\"pictures\":{},", once.len());
-        get(server.admin, "/cameras.json").text().contains(&count)
-    });
+    until_pictures(&server, once.len());
     let mut late = WebSocket::open(server.address, "/stream2", "");
     let first = piece(&mut late);
     let kinds: Vec<u8> = split(&first).iter().map(|unit| kind(unit)).collect();
@@ -300,6 +305,7 @@ fn a_slow_viewer_goes_on_at_a_key_picture() {
             slow = Some(WebSocket::over(small(), "/stream2", ""));
         }
     }
+    until_pictures(&server, units.len());
     let mut slow = slow.unwrap();
     let (mut seen, mut expected) = (0, 0);
     while expected < slices.len() {
