@@ -71,7 +71,9 @@ impl FetchError {
                 }
             }
             FetchError::Http(HttpError::Unreachable(_)) => Failure::Unreachable,
-            FetchError::Http(HttpError::Broken(_) | HttpError::Redirects) => Failure::Broken,
+            FetchError::Http(HttpError::Broken(_) | HttpError::Closed | HttpError::Redirects) => {
+                Failure::Broken
+            }
             FetchError::Status(401 | 407) => Failure::Refused,
             FetchError::Status(_) => Failure::Broken,
             FetchError::TooLarge(_) => Failure::TooLarge,

@@ -66,6 +66,9 @@ pub enum HttpError {
     Unreachable(String),
     #[error("its answer is broken: {0}")]
     Broken(String),
+    /// As happens when it gives up an idle connection at the moment that this one is used again.
+    #[error("it closed the connection without an answer")]
+    Closed,
     #[error("it redirects {REDIRECTS_MAX} times, or to nowhere")]
     Redirects,
     #[error("it sent nothing for too long")]
@@ -117,7 +120,10 @@ impl HttpClient {
     ) -> Result<Answer, HttpError> {
         let mut url = url.clone();
         for _ in 0..=REDIRECTS_MAX {
-            let answer = self.get_once(&url, fields).await?;
+            let answer = match self.get_once(&url, fields).await {
+                Err(HttpError::Closed) => self.get_once(&url, fields).await?,
+                answer => answer?,
+            };
             let is_redirect = matches!(answer.status, 301 | 302 | 303 | 307 | 308);
             let location = answer.field("location").filter(|_| is_redirect);
             let Some(location) = location else { return Ok(answer) };
@@ -151,11 +157,11 @@ impl HttpClient {
             headers.insert(header::PROXY_AUTHORIZATION, value.clone());
         }
         *request.uri_mut() = uri;
-        let answer =
-            self.client.request(request).await.map_err(|error| match error.is_connect() {
-                true => HttpError::Unreachable(chain_of(&error)),
-                false => HttpError::Broken(chain_of(&error)),
-            })?;
+        let answer = self.client.request(request).await.map_err(|error| match &error {
+            error if error.is_connect() => HttpError::Unreachable(chain_of(error)),
+            error if is_closed(error) => HttpError::Closed,
+            error => HttpError::Broken(chain_of(error)),
+        })?;
         let (head, body) = answer.into_parts();
         Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
     }
@@ -195,6 +201,19 @@ impl Answer {
 
 fn broken(error: impl std::error::Error) -> HttpError {
     HttpError::Broken(error.to_string())
+}
+
+/// The connection was closed before anything of an answer came.
+fn is_closed(error: &(dyn std::error::Error + 'static)) -> bool {
+    let is_reset = |error: &io::Error| {
+        matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+    };
+    let mut causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.any(|cause| {
+        let of_hyper = cause.downcast_ref::<hyper::Error>();
+        of_hyper.is_some_and(|error| error.is_incomplete_message() || error.is_closed())
+            || cause.downcast_ref::<io::Error>().is_some_and(is_reset)
+    })
 }
 
 /// An error with its causes; those of hyper-util have nothing else to say.

@@ -408,7 +408,7 @@ fn what_arrives_is_bounded_too() {
     first.get("/m/a.mp4", "");
     first.data_of(600_000);
     let second = get(server.address, "/m/b.mp4");
-    assert!(!second.complete, "it was cut: {second:?}");
+    assert!(!second.complete || second.status == 502, "it was cut: {second:?}");
     gate.open();
     assert_eq!(first.chunk(), crate::client::Chunk::Last);
     get(server.address, "/m/b.mp4").assert_body(200, &[7; 600_000]);

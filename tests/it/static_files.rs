@@ -155,7 +155,7 @@ fn bad_upstreams_are_502() {
     assert_eq!(around.count("/x"), 5, "redirects have an end");
     assert!(server.is_running());
     assert_eq!(put_with(server.address, "/other", "", b"x").status, 201);
-    assert!(server.log().contains("an upstream fails"));
+    wait_until("it is said", || server.log().contains("an upstream fails"));
 }
 
 /// Goal: one that hangs is 502 when its time is over, and stops nobody else meanwhile.
@@ -225,7 +225,7 @@ fn an_older_copy_stands_in_for_an_upstream_that_is_down() {
     assert!(counter(&server, "fetched_stale") > 0);
     state.store(3, Ordering::SeqCst);
     wait_until("it is back", || get(server.address, "/a").text() == "new");
-    assert!(server.log().contains("an upstream answers again"));
+    wait_until("it is said", || server.log().contains("an upstream answers again"));
     // Without an older copy its status is told.
     state.store(2, Ordering::SeqCst);
     let fresh = serving(&section("static", "/a", &upstream.url("/"), ""));
@@ -372,5 +372,6 @@ fn credentials_of_a_url_stay_with_their_server() {
     let wanted = Some("Basic YWw6c2UgY3JldA==");
     assert!(upstream.seen().iter().all(|seen| seen.field("authorization") == wanted));
     assert_eq!(other.seen()[0].field("authorization"), None);
+    wait_until("the failure is said", || server.log().contains("an upstream fails"));
     assert!(!server.log().contains("cret"), "{}", server.log());
 }

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use crate::client::{Client, get, noise};
-use crate::server::{HANG, Server, Setup, lines_of, needs, run};
+use crate::server::{HANG, Server, Setup, lines_of, needs, run, wait_until};
 use crate::upstream_kit::{Upstream, ok, section};
 
 /// `openssl s_server` with a certificate of its own for `localhost`; it serves its folder.
@@ -88,7 +88,7 @@ fn tls_is_checked() {
     assert_eq!(get(trusting.address, "/other").status, 502, "it has another name");
     let doubting = with_environment(setup(), &[]);
     assert_eq!(get(doubting.address, "/named").status, 502);
-    assert!(doubting.log().contains("certificate"), "{}", doubting.log());
+    wait_until("the log says why", || doubting.log().contains("certificate"));
     let (proxy, heads) = tunnel();
     let through = format!("HTTPS_PROXY=http://al:ice@{proxy}");
     let tunneled = with_environment(setup(), &[&file, &through]);
