@@ -611,10 +611,11 @@ impl Store {
     /// manifest's next version, not yet visible, stays.
     pub fn remove(&self, name: &str, core: Option<usize>) -> Result<(), RemoveError> {
         let object = self.lookup_or_adopt(name).ok_or(RemoveError::Absent)?;
-        if object.is_open() {
-            return self.remove_open(&object, core);
+        match self.remove_open(&object, core) {
+            // Sealed, by now perhaps. One that was aborted leaves the table with its writer.
+            Err(_) if object.seal().is_some() => self.remove_version(&object),
+            removed => removed,
         }
-        self.remove_version(&object)
     }
 
     fn remove_open(&self, object: &Arc<Object>, core: Option<usize>) -> Result<(), RemoveError> {

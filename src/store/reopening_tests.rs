@@ -619,6 +619,21 @@ fn a_seal_that_cannot_be_written_is_made_up_for() {
     disk.crash().holds("a", &pattern(0, 9200), &tag);
 }
 
+/// Goal: nothing is left of an object that is removed while its writer gives it up.
+/// Method: the abort that is the first thing a dropped writer does.
+#[test]
+fn an_aborted_object_cannot_be_removed_halfway() {
+    for (folder, store) in stores() {
+        let mut writer = store.begin(new_object("a")).unwrap();
+        put(&mut writer, b"bytes");
+        writer.object().abort(Life::Aborted, None, &*store.options.signal);
+        assert!(store.remove("a", None).is_err());
+        drop(writer);
+        assert_eq!((used_bytes(&store), store.gauges().objects), (0, 0));
+        assert_eq!(folder.as_ref().map(|f| files(f.path())).unwrap_or_default(), []);
+    }
+}
+
 /// Goal: whatever happens at the same time, what is counted is what is there, and nothing is left.
 /// Method: threads that append, upload, delete, sweep and read under two names; then all is deleted.
 #[test]
