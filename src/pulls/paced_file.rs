@@ -11,6 +11,8 @@ use crate::wire::mpegts::{CLOCK_HZ, CLOCK_WRAP, PACKET_BYTES, PacketAligner, Pac
 
 /// Read at once.
 const READ_BYTES: usize = 64 << 10;
+/// Of 27 MHz in one of [`CLOCK_HZ`].
+const TICKS: u64 = 300;
 /// Clocks that differ by more have begun anew.
 const LEAP_TICKS: u64 = 10 * CLOCK_HZ;
 
@@ -77,7 +79,7 @@ impl PacedFile {
         while let Some(packet) = self.packets[self.at..].first_chunk::<PACKET_BYTES>() {
             let pid = PacketHead::parse(packet).map(|head| head.pid);
             if let (Some(pid), Some(ticks)) = (pid, pcr(packet))
-                && let Some(due) = self.due(pid, ticks, now)
+                && let Some(due) = self.due(pid, ticks / TICKS, now)
                 && due > now
             {
                 return Some(due);
@@ -100,5 +102,39 @@ impl PacedFile {
         clock.last = ticks;
         let passed = Duration::from_micros(since(clock.first).saturating_mul(1_000_000) / CLOCK_HZ);
         Some(clock.zero + passed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A packet of PID 256 with this clock, in ticks of 90 kHz.
+    fn packet(ticks: u64) -> Vec<u8> {
+        let mut packet = vec![0xff; PACKET_BYTES];
+        packet[..6].copy_from_slice(&[0x47, 1, 0, 0x20, 183, 0x10]);
+        packet[6..12].copy_from_slice(&(ticks << 15).to_be_bytes()[2..]);
+        packet
+    }
+
+    /// Goal: packets are due when their clock says so, over its wrap, and at once after a leap of it.
+    /// Method: packets whose steps add up to these times, passed at the very moment that they are due.
+    #[tokio::test]
+    async fn packets_wait_for_their_clock() {
+        let (second, last) = (CLOCK_HZ, CLOCK_WRAP - CLOCK_HZ);
+        let clocks = [last, last + second / 10, second, 2 * second, 60 * second, 61 * second];
+        let wanted_ms = [0, 100, 2000, 3000, 3000, 4000];
+        let file = tokio::fs::File::open("/dev/null").await.unwrap();
+        let zero = Instant::now();
+        let mut paced = PacedFile::new(file, crate::runtime::clock::now);
+        paced.packets = clocks.iter().flat_map(|ticks| packet(*ticks)).collect();
+        let (mut now, mut passed_at) = (zero, Vec::new());
+        loop {
+            let due = paced.pass(now);
+            passed_at.resize(paced.at / PACKET_BYTES, (now - zero).as_millis());
+            let Some(due) = due else { break };
+            now = due;
+        }
+        assert_eq!(passed_at, wanted_ms);
     }
 }
