@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! main → commands → server → connection → {ingest, egress} → {packager, channels} → {store, wire}
-//!                                                    every layer may use {store, wire, runtime}
+//!                                └─► fetch           every layer may use {store, wire, runtime}
 //! ```
 //!
 //! Reading order: `store` (what is kept and who is woken), `wire` (codecs without I/O), `runtime`
-//! (cores, rings, sockets), then the doors, then `connection`, then `server`, which assembles them.
+//! (cores, rings, sockets), then the doors, then `connection`, then `server`, which assembles them;
+//! `fetch` brings what other servers have.
 //! Beside all this, on threads of their own: `coordinator`, and `client`, which other programs may
 //! use, as they may use [`Origin`].
 //! `tests/tidy.rs` holds the arrows.
@@ -18,7 +19,9 @@ pub mod runtime;
 
 pub mod cameras;
 pub mod channels;
+pub mod fetch;
 pub mod packager;
+pub mod pulls;
 
 pub mod coordinator;
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::commands::publish::{self, PublishOptions, Source};
 use crate::commands::serve;
 use crate::operations::config::{Config, RetentionSection};
+use crate::operations::config_cameras::{RawFormat, RawQuality, RawSection};
 use crate::operations::player::{Door, Player};
 use crate::operations::{log, signals};
 use crate::server::Server;
@@ -24,6 +25,9 @@ const PLAYLIST: &str = "/live/demo/index.m3u8";
 /// Where `scripts/player/build` puts the players of a checkout.
 const PLAYER_DIR: &str = "./player";
 
+/// Where the camera without a greeting is.
+const CAMERA: &str = "/camera";
+
 /// What of the endless stream is kept, and in which steps it is dropped.
 const WINDOW_BYTES: u64 = 8 << 20;
 const EXTENT_BYTES: u64 = 2 << 20;
@@ -36,6 +40,12 @@ pub struct DemoArgs {
     /// Address of /healthz, /readyz, /metrics, /player, /publish and /cameras
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9095")]
     pub admin: SocketAddr,
+    /// Address that takes cameras with a greeting (MultiStreamingServer)
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:12345")]
+    pub cameras: SocketAddr,
+    /// Address that takes one camera without a greeting, as MJPEG; it is at /camera
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:12346")]
+    pub camera: SocketAddr,
 }
 
 pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
@@ -46,7 +56,9 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let base = format!("http://{}", server.listen[0]);
     serve::announce(&server)?;
     let is_built = Player::read(&config.player_dir, &Door::default()).found().contains(&"hls.js");
-    println!("{}", next_steps(&base, server.admin, is_built));
+    let camera = server.cameras.iter().find(|(path, _)| path.is_some());
+    let camera = camera.map_or(args.camera, |(_, address)| *address);
+    println!("{}", next_steps(&base, (server.admin, camera), is_built));
     let stopper = server.stopper();
     let is_over = Arc::new(AtomicBool::new(false));
     let publisher = publish_sample(base + STREAM, is_over.clone())?;
@@ -72,6 +84,13 @@ fn demo_config(args: &DemoArgs) -> Config {
         config.player_dir = PLAYER_DIR.into();
     }
     config.store.extent_bytes = EXTENT_BYTES;
+    config.cameras.listen = vec![args.cameras];
+    config.cameras.raw = vec![RawSection {
+        listen: args.camera,
+        format: RawFormat::Mjpeg,
+        path: CAMERA.to_owned(),
+        quality: RawQuality::High,
+    }];
     config.retention = vec![RetentionSection {
         prefix: "/live/demo/".to_owned(),
         window_bytes: Some(WINDOW_BYTES),
@@ -96,7 +115,7 @@ fn publish_sample(
     })
 }
 
-fn next_steps(base: &str, admin: SocketAddr, is_built: bool) -> String {
+fn next_steps(base: &str, (admin, camera): (SocketAddr, SocketAddr), is_built: bool) -> String {
     // Without hls.js the page plays the upload itself.
     let (shown, own, hint) = match is_built {
         true => (PLAYLIST, "index.m3u8", ""),
@@ -124,6 +143,9 @@ A sample stream is live at {base}{STREAM}
                        -frag_duration 200000 -method PUT {base}/live/cam/cam.mp4
   watch that         http://{admin}/player?src={base}/live/cam/{own}
   or your camera     http://{admin}/publish
+
+  a camera           ffmpeg -re -i FILE -an -c:v mjpeg -q:v 5 -f mjpeg tcp://{camera}
+  watch it           {base}{CAMERA}, {base}{CAMERA}.jpg, or http://{admin}/cameras
 
   a growing file     tail -F FILE | headwater append {base}/file.txt
   follow it          headwater follow {base}/file.txt

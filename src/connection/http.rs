@@ -6,7 +6,7 @@
 //! | has answers that did not fit the socket | `Step::Send` |
 //! | owes a large or a live body | `Step::Transfer` → `transfer::stream` |
 //! | receives an upload | `Step::Upload` → `http_put::receive` |
-//! | waits for the disk, an absent object, or news of a presentation | `Step::Load`, `Step::Watch`, `Step::Hold`, then the same request again |
+//! | waits for the disk, an absent object, news of a presentation, or an upstream | `Step::Load`, `Step::Watch`, `Step::Hold`, `Step::Fetch`, then the same request again |
 //! | goes on as a WebSocket | `Step::Upgrade` → `upgrade::run` |
 //! | was refused, or is done | `Step::Linger`, `Step::Close` |
 //!
@@ -27,6 +27,7 @@ use super::{Core, Role};
 use crate::egress::http_get;
 use crate::egress::live::Hold;
 use crate::egress::transfer::{self, CutReason, Ended, Transfer};
+use crate::fetch::Flight;
 use crate::ingest::http_put::{self, Outcome, Upload};
 use crate::ingest::upload::UploadError;
 use crate::runtime::clock;
@@ -107,6 +108,7 @@ enum Step {
     Load(std::sync::Arc<Object>),
     Watch { name: String, wait_ms: u64 },
     Hold(Hold),
+    Fetch(std::sync::Arc<Flight>),
     Upgrade { before: Vec<u8>, upgrade: Box<Upgrade> },
     Close,
 }
@@ -144,6 +146,7 @@ impl Connection {
                 Step::Load(object) => Box::pin(self.load(object)).await,
                 Step::Watch { name, wait_ms } => Box::pin(self.watch(name, wait_ms)).await,
                 Step::Hold(hold) => Box::pin(self.hold(hold)).await,
+                Step::Fetch(flight) => Box::pin(self.await_flight(flight)).await,
                 Step::Upgrade { before, upgrade } => Box::pin(self.upgrade(before, *upgrade)).await,
                 Step::Close => Err(Over),
             };
@@ -283,6 +286,7 @@ impl Connection {
             Some(Route::Load(object)) => Step::Load(object),
             Some(Route::Watch { name, wait_ms }) => Step::Watch { name, wait_ms },
             Some(Route::Hold(hold)) => Step::Hold(hold),
+            Some(Route::Fetch(flight)) => Step::Fetch(flight),
             Some(Route::Upgrade(upgrade)) => Step::Upgrade { before: output.clone(), upgrade },
         }
     }
@@ -513,6 +517,17 @@ impl Connection {
         let core = self.core.egress.core;
         let wait_ms = hold.wait_ms_max.max(HOLD_MS_MIN);
         self.wait_for(wait_ms, |context| hold.poll_news(core, context)).await
+    }
+
+    /// Wait for what is fetched from elsewhere: whoever waited gets what comes of it.
+    async fn await_flight(&mut self, flight: std::sync::Arc<Flight>) -> Result<(), Over> {
+        self.deadline.clear();
+        self.parse_first = true;
+        let core = self.core.egress.core;
+        let mut wait = flight.wait();
+        self.wait_for(flight.wait_ms_max, |context| wait.poll_landed(core, context)).await?;
+        self.resume.landed = Some(flight);
+        Ok(())
     }
 
     /// Wait until `poll_news` is ready or the time is over, with an eye on the peer.

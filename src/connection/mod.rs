@@ -1,12 +1,16 @@
 //! From an accepted socket to a door: `listener` accepts, `http` reads requests and writes answers,
 //! `route` chooses the door, `reply` is the one place that turns errors into status codes, `cmcd` logs
 //! what players say about themselves, `upgrade` leads to the doors behind a WebSocket,
-//! `camera_routes` to cameras.
+//! `camera_routes` to cameras, `pull_routes` to pulled streams, `fetched_routes` to mirrors and static
+//! files; `access` says who may read what.
 
+pub mod access;
 mod camera_routes;
 pub mod cmcd;
+mod fetched_routes;
 mod http;
 pub mod listener;
+mod pull_routes;
 pub mod reply;
 mod route;
 mod upgrade;
@@ -19,10 +23,13 @@ use bytes::Bytes;
 
 use crate::cameras::Push;
 use crate::egress::Egress;
+use crate::fetch::Fetcher;
 use crate::ingest::Ingest;
 use crate::runtime::counters::Counters;
 use crate::runtime::deadlines::Deadlines;
 use crate::wire::http1::HeadLimits;
+
+use access::AccessRules;
 
 /// What the operator decides about connections.
 #[derive(Debug, Clone)]
@@ -52,6 +59,8 @@ pub struct Options {
     pub listed_origins: Vec<String>,
     /// Origins that may read answers; `*` is all.
     pub allowed_origins: Vec<String>,
+    /// Who may read what is below which path.
+    pub access: AccessRules,
 }
 
 /// A page of the admin address.
@@ -102,6 +111,8 @@ pub struct Core {
     pub options: Arc<Options>,
     pub egress: Egress,
     pub ingest: Ingest,
+    /// What is fetched from elsewhere.
+    pub fetcher: Arc<Fetcher>,
     pub deadlines: Rc<Deadlines>,
     /// Connections of the admin address are kept apart: a drain does not end them, nor wait for them.
     pub admin_deadlines: Rc<Deadlines>,

@@ -1,7 +1,9 @@
 //! The one place that turns errors into status codes: every error of every layer, as status, advice
 //! and fate of the connection.
 
+use super::access::Denied;
 use crate::egress::live::Refusal;
+use crate::fetch::Failure;
 use crate::ingest::upload::UploadError;
 use crate::ingest::websocket_publish::PublishError;
 use crate::store::{BeginError, RemoveError, StorageError, WriteError};
@@ -67,6 +69,38 @@ impl Reply {
         Reply::new(405, "the admin address answers GET and HEAD")
             .with_line("Allow: GET, HEAD")
             .closing()
+    }
+
+    pub fn fetched_is_read_only() -> Reply {
+        Reply::new(405, "what is fetched from elsewhere answers GET and HEAD")
+            .with_line("Allow: GET, HEAD, OPTIONS")
+            .closing()
+    }
+
+    /// As restreamer refuses, with a text.
+    pub fn of_denied(denied: &Denied) -> Reply {
+        let reply = match denied {
+            Denied::Basic { realm } => Reply::new(401, "user and password are missing or wrong")
+                .with_line(&format!(
+                    "WWW-Authenticate: Basic realm=\"{realm}\", charset=\"UTF-8\""
+                )),
+            Denied::Bearer => Reply::new(403, "the token is missing or wrong"),
+        };
+        Reply { cache_control: Some("no-store".to_owned()), ..reply }
+    }
+
+    /// What is fetched from elsewhere and is not to be had.
+    pub fn of_failure(failure: Failure) -> Reply {
+        let text = failure.to_string();
+        match failure {
+            Failure::TimedOut => Reply::new(504, text),
+            Failure::Busy | Failure::NoRoom => Reply::new(503, text).with_line("Retry-After: 1"),
+            Failure::TooSlow
+            | Failure::Unreachable
+            | Failure::Broken
+            | Failure::TooLarge
+            | Failure::Refused => Reply::new(502, text),
+        }
     }
 
     pub fn length_required() -> Reply {

@@ -8,6 +8,8 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::camera_routes;
+use super::fetched_routes;
+use super::pull_routes;
 use super::reply::{self, Frame, Reply};
 use super::upgrade::{self, Upgrade};
 use super::{AdminPages, Core, Doors, Role};
@@ -17,6 +19,7 @@ use crate::egress::http_get;
 use crate::egress::live::{self, Hold, Live};
 use crate::egress::transfer::Transfer;
 use crate::egress::websocket_receive;
+use crate::fetch::Flight;
 use crate::ingest::http_put::{self, Upload};
 use crate::ingest::upload::UploadError;
 use crate::ingest::websocket_append::OFFSET;
@@ -63,6 +66,8 @@ pub(super) enum Route {
     },
     /// Wait for news of a presentation and route the request again.
     Hold(Hold),
+    /// Wait for what is fetched from elsewhere and route the request again.
+    Fetch(Arc<Flight>),
     /// Go on as a WebSocket.
     Upgrade(Box<Upgrade>),
     Refuse(Reply),
@@ -71,7 +76,7 @@ pub(super) enum Route {
 impl Route {
     /// Nothing was written: the same request is routed again.
     pub(super) fn waits(&self) -> bool {
-        matches!(self, Route::Load(_) | Route::Watch { .. } | Route::Hold(_))
+        matches!(self, Route::Load(_) | Route::Watch { .. } | Route::Hold(_) | Route::Fetch(_))
     }
 }
 
@@ -83,6 +88,8 @@ pub(super) struct Resume {
     pub(super) held_since: Option<Instant>,
     /// The object that was loaded, so that what is answered is what was read.
     pub(super) loaded: Option<(Arc<Object>, Bytes)>,
+    /// What was waited for, so that who waited gets it, however short it may be kept.
+    pub(super) landed: Option<Arc<Flight>>,
 }
 
 /// A request, and all else that its answer depends on.
@@ -129,19 +136,20 @@ pub(super) fn route(
         Role::Objects(doors) => *doors,
         Role::Cameras(_) => unreachable!("cameras speak no HTTP"),
     };
-    if doors.http
-        && let Some(route) = camera_routes::route(&case, &target, out)
-    {
-        return route;
+    let authorization = || upgrade::field(request, "Authorization");
+    let access = core.options.access.check(&target.name, target.is_folder, authorization);
+    if let Err(denied) = access {
+        core.counters.add(Counter::AccessDenied, 1);
+        return with_body_discarded(request, case.answer(&Reply::of_denied(&denied), out));
     }
-    if request.fields.upgrade.is_some()
-        && let Some(route) = upgrade::route(&case, doors, &target)
-    {
-        return route;
-    }
-    if !doors.http
-        && let Some(route) = answer_alone(&case, doors, out)
-    {
+    route_to_door(&case, doors, &target, out)
+}
+
+/// Route a request that is let in. Cameras come first, then WebSockets, then what is fetched from
+/// elsewhere, then presentations and objects.
+fn route_to_door(case: &Case<'_>, doors: Doors, target: &Target<'_>, out: &mut Vec<u8>) -> Route {
+    let Case { core, request, .. } = *case;
+    if let Some(route) = route_elsewhere(case, doors, target, out) {
         return route;
     }
     let is_live = live::is_live(&core.egress, &target.name);
@@ -157,20 +165,43 @@ pub(super) fn route(
     match request.method {
         Method::Get | Method::Head => {
             if doors.channels
-                && let Some(route) = get_channel(&case, out)
+                && let Some(route) = get_channel(case, out)
             {
                 return route;
             }
-            let route = get(&case, &name, &target, out);
+            let route = get(case, &name, target, out);
             if is_live && !route.waits() {
                 core.cmcd.note(&core.counters, &name, target.query, request.headers);
             }
             route
         }
-        Method::Put | Method::Post => put(&case, &name, target.is_folder, is_live),
-        Method::Delete => with_body_discarded(request, delete(&case, &name, is_live, out)),
+        Method::Put | Method::Post => put(case, &name, target.is_folder, is_live),
+        Method::Delete => with_body_discarded(request, delete(case, &name, is_live, out)),
         Method::Options | Method::NotAllowed | Method::Unknown => unreachable!("answered above"),
     }
+}
+
+/// What is no object: cameras, WebSockets, pulled streams, and what listeners of their own say.
+fn route_elsewhere(
+    case: &Case<'_>,
+    doors: Doors,
+    target: &Target<'_>,
+    out: &mut Vec<u8>,
+) -> Option<Route> {
+    if doors.http
+        && let Some(route) = camera_routes::route(case, target, out)
+    {
+        return Some(route);
+    }
+    if case.request.fields.upgrade.is_some()
+        && let Some(route) = upgrade::route(case, doors, target)
+    {
+        return Some(route);
+    }
+    if !doors.http {
+        return answer_alone(case, doors, out);
+    }
+    pull_routes::route(case, target, out).or_else(|| fetched_routes::route(case, target, out))
 }
 
 /// A method other than GET makes no sense here: with an upgrade, or on a listener of append's own.
@@ -243,11 +274,11 @@ impl<'c> Case<'c> {
         self.request.keep_alive && !self.core.is_draining.get()
     }
 
-    fn held_ms(&self) -> Option<u64> {
+    pub(super) fn held_ms(&self) -> Option<u64> {
         self.resume.held_since.map(|since| (clock::now() - since).as_millis() as u64)
     }
 
-    fn frame(&self) -> Frame<'c> {
+    pub(super) fn frame(&self) -> Frame<'c> {
         Frame {
             is_head: self.is_head(),
             is_http10: self.is_http10(),
@@ -280,16 +311,55 @@ impl<'c> Case<'c> {
         if reply.status == 404 {
             frame.cache_control = &core.options.cache_not_found;
         }
-        let is_ours = reply.status >= 500;
-        let class =
-            if is_ours { Counter::ResponsesServerError } else { Counter::ResponsesClientError };
-        core.counters.add(class, 1);
+        self.count_status(reply.status);
         reply::write(out, reply, &frame, &mut core.egress.date.borrow_mut(), clock::unix_s());
         Route::Answered { keep_alive: frame.keep_alive }
     }
 
+    /// A page that is made for this request, for everybody who may read answers.
+    pub(super) fn answer_page(&self, status: u16, page: (&str, &[u8]), out: &mut Vec<u8>) -> Route {
+        let common = &self.core.options.common_lines;
+        let route = self.write_page(common, status, page, out);
+        with_body_discarded(self.request, route)
+    }
+
+    fn write_page(
+        &self,
+        common_lines: &[u8],
+        status: u16,
+        (content_type, body): (&str, &[u8]),
+        out: &mut Vec<u8>,
+    ) -> Route {
+        let own_lines = if common_lines.is_empty() { &[] } else { self.own_lines };
+        let frame = Frame { own_lines, ..self.frame() };
+        let mut head = HeadWriter::new(out, status);
+        head.field("Content-Type", content_type);
+        head.number("Content-Length", body.len() as u64);
+        head.field("Cache-Control", "no-store").lines(common_lines);
+        let route = self.finish(&frame, out);
+        if !frame.is_head {
+            out.extend_from_slice(body);
+        }
+        route
+    }
+
+    /// Of an answer that is no success.
+    pub(super) fn count_status(&self, status: u16) {
+        let counters = &self.core.counters;
+        match status {
+            ..400 => {}
+            400..500 => counters.add(Counter::ResponsesClientError, 1),
+            500.. => counters.add(Counter::ResponsesServerError, 1),
+        }
+    }
+
+    /// What this request has waited for.
+    pub(super) fn landed(&self) -> Option<&'c Arc<Flight>> {
+        self.resume.landed.as_ref()
+    }
+
     /// End a head that was begun.
-    fn finish(&self, frame: &Frame<'_>, out: &mut Vec<u8>) -> Route {
+    pub(super) fn finish(&self, frame: &Frame<'_>, out: &mut Vec<u8>) -> Route {
         reply::finish(out, frame, &mut self.core.egress.date.borrow_mut(), clock::unix_s());
         Route::Answered { keep_alive: frame.keep_alive }
     }
@@ -330,16 +400,7 @@ fn answer_admin(
     let Some(page) = pages(&target.name) else {
         return case.answer(&Reply::not_found(), out);
     };
-    let frame = Frame { own_lines: &[], ..case.frame() };
-    let mut head = HeadWriter::new(out, page.status);
-    head.field("Content-Type", page.content_type);
-    head.number("Content-Length", page.body.len() as u64);
-    head.field("Cache-Control", "no-store");
-    let route = case.finish(&frame, out);
-    if !frame.is_head {
-        out.extend_from_slice(&page.body);
-    }
-    route
+    case.write_page(&[], page.status, (page.content_type, &page.body), out)
 }
 
 /// The live tail of a channel that somebody publishes to.

@@ -27,9 +27,9 @@ use tokio_tungstenite::{
 };
 
 use super::control_link::{self, OUTGOING_MESSAGES_MAX, Pace};
-use super::control_thread::{SideThread, Stopper};
 use super::control_token;
 use crate::channels::{Answer, Gatekeeper, PublishRequest, Publishers, Running, Verdict};
+use crate::runtime::side_thread::{SideThread, Stopper};
 use crate::wire::channel_messages::ChannelMessage;
 
 /// Publishers that wait for an answer; more are refused.

@@ -9,7 +9,6 @@ mod board;
 mod control_client;
 mod control_http;
 mod control_link;
-mod control_thread;
 mod control_token;
 mod hub;
 mod outbox;
@@ -31,17 +30,19 @@ pub use board::{KEY_CHECKS_WAITING_MAX, STREAMS_MAX};
 pub use control_client::{ASKS_WAITING_MAX, ClientOptions, ControlClient};
 pub use control_http::COORDINATOR_CONNECTIONS_MAX;
 pub use control_link::{OUTGOING_MESSAGES_MAX, Pace};
-pub use control_thread::Stopper;
 pub use control_token::Credentials;
 pub use outbox::EVENTS_WAITING_MAX;
 pub use web_hooks::{EVENT_CALLS_MAX, Hook, KEY_CHECKS_MAX};
 
+pub use crate::runtime::side_thread::Stopper;
+
 use board::{Board, Rules};
 use control_http::Door;
-use control_thread::SideThread;
 use hub::Hub;
 use snapshot::Snapshot;
 use web_hooks::WebHooks;
+
+use crate::runtime::side_thread::SideThread;
 
 /// What control connections have for their close frames when the coordinator stops.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);

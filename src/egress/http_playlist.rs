@@ -1,8 +1,10 @@
-//! GET and HEAD of the texts of a presentation: playlists, MPDs, steering manifests; and the clock that
-//! players set themselves by. A text was made once, whoever waits for it; here its head is written
+//! GET and HEAD of the texts of a presentation, or of one that is mirrored: playlists, MPDs, steering
+//! manifests; and the clock that players set themselves by. A text was made once, whoever waits for it; here its head is written
 //! and its bytes are copied behind it.
 
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::Egress;
 use super::answer::{Ask, Got, Validators, finish_head};
@@ -10,11 +12,23 @@ use super::transfer::{Body, BodyFraming, Piece, Transfer};
 use crate::packager::Text;
 use crate::runtime::clock;
 use crate::runtime::counters::Counter;
+use crate::store::Millis;
 use crate::wire::http1::{Fields, HeadWriter, Precondition, accepts_gzip};
 use crate::wire::numbers::UtcTime;
 
 /// Longer texts are sent from where they are.
 const COPIED_BYTES_MAX: usize = 64 << 10;
+
+/// A text in both of its forms.
+pub struct Forms<'t> {
+    pub content_type: &'t str,
+    pub plain: &'t Bytes,
+    /// Needed if the request takes gzip.
+    pub zipped: Option<&'t Bytes>,
+    /// Of the plain form.
+    pub etag: &'t str,
+    pub modified_ms: Millis,
+}
 
 pub(super) fn respond(
     egress: &Egress,
@@ -23,30 +37,53 @@ pub(super) fn respond(
     max_age_s: u64,
     out: &mut Vec<u8>,
 ) -> Got {
-    let zipped = accepts_gzip(ask.fields.accept_encoding).then(|| text.gzip());
-    let zipped = zipped.filter(|zipped| !zipped.is_empty() && zipped.len() < text.plain.len());
-    let zipped_etag = zipped.map(|_| etag_of_gzip(&text.etag));
-    let etag = zipped_etag.as_deref().unwrap_or(&text.etag);
-    let status = match Precondition::of(&without_dates(ask.fields), etag, text.modified_ms) {
+    let takes_gzip = accepts_gzip(ask.fields.accept_encoding);
+    let forms = Forms {
+        content_type: text.content_type,
+        plain: &text.plain,
+        zipped: takes_gzip.then(|| text.gzip()),
+        etag: &text.etag,
+        modified_ms: text.modified_ms,
+    };
+    egress.counters.add(Counter::LivePlaylists, 1);
+    let cache_control = format!("max-age={max_age_s}");
+    let fields = [("Cache-Control", &*cache_control), ("Vary", "Accept-Encoding")];
+    respond_forms(egress, ask, &forms, &fields, out)
+}
+
+/// The form that the request takes, with these fields beside those of its version.
+pub fn respond_forms(
+    egress: &Egress,
+    ask: &Ask<'_>,
+    forms: &Forms<'_>,
+    fields: &[(&str, &str)],
+    out: &mut Vec<u8>,
+) -> Got {
+    let takes_gzip = accepts_gzip(ask.fields.accept_encoding);
+    let is_less = |zipped: &&Bytes| !zipped.is_empty() && zipped.len() < forms.plain.len();
+    let zipped = forms.zipped.filter(|_| takes_gzip).filter(is_less);
+    let zipped_etag = zipped.map(|_| etag_of_gzip(forms.etag));
+    let etag = zipped_etag.as_deref().unwrap_or(forms.etag);
+    let status = match Precondition::of(&without_dates(ask.fields), etag, forms.modified_ms) {
         Precondition::Failed => return Got::PreconditionFailed,
         Precondition::NotModified => 304,
         Precondition::Proceed => 200,
     };
-    let body = zipped.unwrap_or(&text.plain);
+    let body = zipped.unwrap_or(forms.plain);
     let mut head = HeadWriter::new(out, status);
     if status == 200 {
-        head.field("Content-Type", text.content_type);
+        head.field("Content-Type", forms.content_type);
         head.number("Content-Length", body.len() as u64);
         if zipped.is_some() {
             head.field("Content-Encoding", "gzip");
         }
     }
-    Validators { etag, modified_ms: text.modified_ms }.write(&mut head);
-    head.field("Cache-Control", &format!("max-age={max_age_s}"));
-    head.field("Vary", "Accept-Encoding");
+    Validators { etag, modified_ms: forms.modified_ms }.write(&mut head);
+    for (name, value) in fields {
+        head.field(name, value);
+    }
     head.lines(&egress.options.common_lines);
     finish_head(egress, ask, out);
-    egress.counters.add(Counter::LivePlaylists, 1);
     if status == 304 || ask.is_head {
         return Got::Answered;
     }

@@ -2,19 +2,23 @@
 //! of presentations `http_view` serves the media and `http_playlist` the texts, and `live` asks the
 //! packager which of them a name is; `websocket_follow` sends objects and `websocket_receive` channels
 //! through WebSockets; `mjpeg_follow`, `h264_follow` and `websocket_view` send the pictures of
-//! cameras. What doors share lies below them:
-//! `answer` (heads), `transfer` (bodies), `messages_out` (messages), `pictures_out` (pictures).
+//! cameras, `ts_follow` pulled transport streams. What doors share lies below them:
+//! `answer` (heads), `transfer` (bodies), `messages_out` (messages), `pictures_out` (pictures),
+//! `packets_out` (transport packets).
 
 pub mod answer;
 pub mod h264_follow;
 pub mod http_get;
-mod http_playlist;
+pub mod http_playlist;
 mod http_view;
 pub mod live;
 mod messages_out;
 pub mod mjpeg_follow;
+mod packets_out;
 mod pictures_out;
 pub mod transfer;
+pub mod ts_follow;
+
 pub mod websocket_follow;
 pub mod websocket_receive;
 pub mod websocket_view;
@@ -26,6 +30,7 @@ use std::sync::Arc;
 use crate::cameras::Cameras;
 use crate::channels::Channels;
 use crate::packager::Packager;
+use crate::pulls::Pulls;
 use crate::runtime::clock;
 use crate::runtime::counters::Counters;
 use crate::runtime::file_ring::FileRing;
@@ -69,6 +74,7 @@ pub struct Egress {
     pub packager: Arc<Packager>,
     pub channels: Arc<Channels>,
     pub cameras: Arc<Cameras>,
+    pub pulls: Arc<Pulls>,
     pub ring: Rc<FileRing>,
     pub counters: Arc<Counters>,
     pub options: Arc<Options>,

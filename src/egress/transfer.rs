@@ -25,6 +25,7 @@ use std::task::Poll;
 use bytes::Bytes;
 
 use super::Egress;
+use super::packets_out::PacketsOut;
 use super::pictures_out::Pictures;
 use crate::packager::{Growing, Next, Slice};
 use crate::runtime::counters::Counter;
@@ -35,7 +36,7 @@ use crate::store::{Available, Life, Object, Reader, StorageError};
 use crate::wire::http1::{Chunk, LAST_CHUNK};
 
 /// Bytes handed to the kernel in one call: what a core cache holds beside everything else.
-const SEND_BYTES_MAX: u64 = 1 << 19;
+pub(super) const SEND_BYTES_MAX: u64 = 1 << 19;
 /// Slices gathered into one call.
 const BATCH_SLICES_MAX: usize = 24;
 /// Bytes sent without waiting before other tasks of the core have their turn. Short turns keep what is
@@ -63,6 +64,8 @@ pub(super) enum Body {
     Growing { growing: Box<Growing>, bytes_max: u64 },
     /// The pictures of a camera.
     Pictures(Box<Pictures>),
+    /// Those of a pulled stream.
+    Packets(Box<PacketsOut>),
 }
 
 pub(super) enum Piece {
@@ -102,7 +105,7 @@ impl Transfer {
         let is_open = |piece: &Piece| matches!(piece, Piece::Object { object, .. } if object.seal().is_none());
         match &self.body {
             Body::Pieces(pieces) => pieces.iter().any(is_open),
-            Body::Growing { .. } | Body::Pictures(_) => true,
+            Body::Growing { .. } | Body::Pictures(_) | Body::Packets(_) => true,
         }
     }
 }
@@ -185,6 +188,7 @@ async fn send_body(sender: &mut Sender<'_>, body: Body) -> Result<(), CutReason>
             send_growing(sender, *growing, bytes_max, peer_gone.as_mut()).await?
         }
         Body::Pictures(pictures) => pictures.send(sender, peer_gone.as_mut()).await?,
+        Body::Packets(packets) => packets.send(sender, peer_gone.as_mut()).await?,
     }
     sender.flush_batch().await?;
     if sender.framing == BodyFraming::Chunked {
@@ -387,8 +391,35 @@ impl<'a> Sender<'a> {
         Ok(())
     }
 
+    /// Send the next bytes in one frame; false if they reach into another extent.
+    pub(super) async fn whole_frame(
+        &mut self,
+        reader: &mut Reader,
+        bytes: u64,
+    ) -> Result<bool, CutReason> {
+        if lease(reader, bytes)?.len() as u64 != bytes {
+            return Ok(false);
+        }
+        let stop = reader.offset() + bytes;
+        while reader.offset() < stop {
+            let left = stop - reader.offset();
+            self.frame(reader, left).await?;
+        }
+        Ok(true)
+    }
+
+    /// Wait for news of an open object, or for the peer to go away.
+    pub(super) async fn wait_at_tail(
+        &mut self,
+        reader: &mut Reader,
+        peer_gone: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<(), CutReason> {
+        self.turn_bytes = 0;
+        wait_at_tail(reader, peer_gone).await
+    }
+
     /// Send a slice that is all there: with others, if it fits and its pages are in memory.
-    async fn put_slice(&mut self, slice: Slice) -> Result<(), CutReason> {
+    pub(super) async fn put_slice(&mut self, slice: Slice) -> Result<(), CutReason> {
         let bytes = slice.bytes();
         if bytes == 0 {
             return Ok(());
@@ -413,7 +444,7 @@ impl<'a> Sender<'a> {
     }
 
     /// Send prefix and batch.
-    async fn flush_batch(&mut self) -> Result<(), CutReason> {
+    pub(super) async fn flush_batch(&mut self) -> Result<(), CutReason> {
         if self.batch.bytes == 0 {
             return Ok(());
         }

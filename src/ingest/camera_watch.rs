@@ -54,6 +54,7 @@ impl H264Watch {
         if let Some(start) = self.keys.push(bytes) {
             writer.set_preamble(start.preamble.into());
             writer.mark(start.offset, MarkKind::RandomAccess);
+            writer.tell_marks();
         }
         let Some(movie) = &mut self.movie else { return };
         if let Err(error) = movie.push(bytes) {

@@ -11,7 +11,7 @@ options! {
     CamerasSection {
         /// Addresses that take cameras with a greeting (id, type, quality), as IP:PORT; none takes none.
         listen: Vec<SocketAddr> = Vec::new();
-        /// Addresses that take one camera each without a greeting: `[[cameras.raw]]` with `listen = "IP:PORT"`, `format = "mjpeg"` (`ffmpeg … -f mjpeg tcp://…`) or `"h264"`, `path = "/door"`, and `quality = "high"` or `"low"`.
+        /// Addresses that take one camera each without a greeting: `[[cameras.raw]]` with `listen = "IP:PORT"`, `format = "mjpeg"` (`ffmpeg … -f mjpeg tcp://…`), `"h264"` or `"mpegts"` (served as a `[[pull]]` is), `path = "/door"`, and `quality = "high"` or `"low"`.
         raw: Vec<RawSection> = Vec::new();
         /// Names of cameras that send at once; one more is refused.
         streams_max: usize = 64;
@@ -48,6 +48,8 @@ pub struct RawSection {
 pub enum RawFormat {
     Mjpeg,
     H264,
+    /// A transport stream: served and listed as one that is pulled.
+    Mpegts,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

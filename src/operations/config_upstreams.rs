@@ -73,8 +73,16 @@ options! {
         upstream: String = String::new();
         /// Seconds that an answer is kept for; without it as long as its Cache-Control says.
         cache_s: Option<u64> = None;
-        /// Seconds that the upstream may take to answer; then 504.
+        /// Seconds that the upstream may take to answer, then 504, and that its answer may pause, then it is cut. It must be more than an origin holds requests for.
         timeout_s: u64 = 10;
+        /// Bytes that one answer may have; a longer one gets 502, or is cut.
+        bytes_max: u64 = 64 << 20;
+        /// Bytes of all answers that are kept or arrive; more: the oldest go.
+        cache_bytes_max: u64 = 256 << 20;
+        /// Answers that are kept; more: the oldest go.
+        answers_max: usize = 8192;
+        /// Requests to the upstream at once; more get 503.
+        fetches_max: usize = 256;
         /// Who may read it, as for [[pull]].
         access: Option<AccessSection> = None;
     }
@@ -87,7 +95,7 @@ options! {
         path: String = String::new();
         /// Needed: file:///PATH, or an http:// or https:// URL.
         upstream: String = String::new();
-        /// Seconds that it is kept for; 0 fetches it for each request.
+        /// Seconds that it is kept for; 0 fetches it for each request. While the upstream is down it is kept for a day more.
         cache_s: u64 = 0;
         /// Bytes that it may have; a longer one gets 502.
         bytes_max: u64 = 10 << 20;
@@ -184,6 +192,8 @@ const DATAGRAM_BYTES_MAX: u32 = 65_536;
 const WINDOW_BYTES_MIN: u64 = 1 << 20;
 const WINDOW_BYTES_MAX: u64 = 1 << 40;
 const STATIC_BYTES_MAX: u64 = 1 << 30;
+const MIRROR_CACHE_BYTES_MAX: u64 = 1 << 40;
+const MIRROR_ANSWERS_MAX: u64 = 1 << 20;
 const BURST_S_MAX: u64 = 3600;
 const DAY_S: u64 = 86_400;
 /// `IFNAMSIZ` without the NUL (netdevice(7)).
@@ -368,6 +378,13 @@ impl MirrorSection {
         if let Some(seconds) = self.cache_s {
             check_range("mirror.cache_s", path, seconds, 0..=DAY_S)?;
         }
+        let bytes_max = self.bytes_max;
+        check_range("mirror.bytes_max", path, bytes_max, 1..=MIRROR_CACHE_BYTES_MAX)?;
+        let range = bytes_max..=MIRROR_CACHE_BYTES_MAX;
+        check_range("mirror.cache_bytes_max", path, self.cache_bytes_max, range)?;
+        let range = 1..=MIRROR_ANSWERS_MAX;
+        check_range("mirror.answers_max", path, self.answers_max as u64, range.clone())?;
+        check_range("mirror.fetches_max", path, self.fetches_max as u64, range)?;
         check_range("mirror.timeout_s", path, self.timeout_s, 1..=DAY_S)
     }
 }
@@ -635,6 +652,10 @@ mod tests {
             ),
             (mirror, "cache_s = 90000", "mirror.cache_s", &["/m/"]),
             (mirror, "timeout_s = 0", "mirror.timeout_s", &[]),
+            (mirror, "bytes_max = 0", "mirror.bytes_max", &["/m/"]),
+            (mirror, "bytes_max = 300000000", "mirror.cache_bytes_max", &["is not 300000000 to"]),
+            (mirror, "answers_max = 0", "mirror.answers_max", &[]),
+            (mirror, "fetches_max = 0", "mirror.fetches_max", &[]),
             (file, "bytes_max = 0", "static.bytes_max", &["/s"]),
             (file, "timeout_s = 0", "static.timeout_s", &[]),
             (api, "", "api.kind", &["/h", "needed"]),

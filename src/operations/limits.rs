@@ -4,12 +4,14 @@
 use crate::store::{NAME_BYTES_MAX, NAME_PART_BYTES_MAX, RECORD_BYTES_MAX};
 use crate::wire::fmp4::MOOF_BYTES_MAX;
 use crate::wire::http1::{CHUNK_LINE_BYTES_MAX, HEADERS_MAX, RANGES_MAX, TRAILER_BYTES_MAX};
+use crate::wire::upstream_url::{ANSWER_HEAD_BYTES_MAX, REDIRECTS_MAX};
 use crate::wire::websocket::{ANSWERS_BYTES_MAX, CONTROL_BYTES_MAX, PROTOCOLS_MAX};
 
 use super::config::{
     AppendSection, ChannelsSection, Config, LimitsSection, StoreSection, ViewersSection,
 };
 use super::config_cameras::CamerasSection;
+use super::config_upstreams::{MirrorSection, StaticSection};
 
 /// Name, value, and what happens beyond it.
 pub type Limit = (&'static str, u64, &'static str);
@@ -46,6 +48,12 @@ pub const FIXED: &[Limit] = &[
         PROTOCOLS_MAX as u64,
         "subprotocols that a handshake may offer; more: 400",
     ),
+    ("redirects_max", REDIRECTS_MAX as u64, "redirects of an upstream; more: 502"),
+    (
+        "answer_head_bytes_max",
+        ANSWER_HEAD_BYTES_MAX as u64,
+        "head of an upstream's answer; longer: 502",
+    ),
     (
         "moof_bytes_max",
         MOOF_BYTES_MAX as u64,
@@ -56,7 +64,10 @@ pub const FIXED: &[Limit] = &[
 /// Limits that are options, with their present values.
 pub fn configured(config: &Config) -> Vec<Limit> {
     let websockets = websocket_limits(&config.append, &config.channels);
-    let others = [camera_limits(&config.cameras), viewer_limits(&config.viewers)].concat();
+    let mirrors = config.mirror.iter().flat_map(mirror_limits).collect();
+    let files = config.r#static.iter().flat_map(static_limits).collect();
+    let others =
+        [camera_limits(&config.cameras), viewer_limits(&config.viewers), mirrors, files].concat();
     [store_limits(&config.store), connection_limits(&config.limits), websockets, others].concat()
 }
 
@@ -137,6 +148,23 @@ fn viewer_limits(viewers: &ViewersSection) -> Vec<Limit> {
         u64::from(viewers.max),
         "readers of pulled streams; more: 404 (0: no limit)",
     )]
+}
+
+fn mirror_limits(mirror: &MirrorSection) -> Vec<Limit> {
+    vec![
+        ("mirror.timeout_s", mirror.timeout_s, "seconds of a silent upstream; longer: 504, or cut"),
+        ("mirror.bytes_max", mirror.bytes_max, "one answer; longer: 502, or cut"),
+        ("mirror.cache_bytes_max", mirror.cache_bytes_max, "all answers; more: the oldest go"),
+        ("mirror.answers_max", mirror.answers_max as u64, "answers kept; more: the oldest go"),
+        ("mirror.fetches_max", mirror.fetches_max as u64, "requests upstream at once; more: 503"),
+    ]
+}
+
+fn static_limits(file: &StaticSection) -> Vec<Limit> {
+    vec![
+        ("static.timeout_s", file.timeout_s, "seconds of fetching it; longer: 502"),
+        ("static.bytes_max", file.bytes_max, "the file; longer: 502"),
+    ]
 }
 
 fn store_limits(store: &StoreSection) -> Vec<Limit> {

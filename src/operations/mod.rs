@@ -3,7 +3,7 @@
 pub mod admin;
 pub mod config;
 pub mod config_cameras;
-mod config_upstreams;
+pub mod config_upstreams;
 pub mod cors;
 pub mod limits;
 pub mod log;

@@ -707,8 +707,7 @@ impl Track {
         }
         let ends = head.time + head.duration;
         if self.kind.is_visual() {
-            // As `must_cut` judges the next one, or a part would be promised that never comes.
-            let slack_us = TOLERANCE_US.min(self.to_us(head.duration) / 2);
+            let slack_us = (TOLERANCE_US / 10).min(self.to_us(head.duration) / 2);
             let lasted_us = self.to_us(ends.saturating_sub(open.time));
             self.is_regular && open.starts_sync && lasted_us >= shape.segment_us - slack_us
         } else {

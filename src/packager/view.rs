@@ -157,6 +157,10 @@ pub struct Hold {
 }
 
 impl Hold {
+    pub fn new(news: NewsWait, wait_ms_max: u64) -> Hold {
+        Hold { news, wait_ms_max }
+    }
+
     pub fn poll_news(&mut self, core: usize, context: &mut Context<'_>) -> Poll<()> {
         self.news.poll_news(core, context)
     }

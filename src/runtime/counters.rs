@@ -62,6 +62,12 @@ counters! {
     CameraViewers, "camera_viewers", "Viewers of cameras";
     PicturesSent, "pictures_sent", "Pictures sent to viewers of cameras";
     PicturesSkipped, "pictures_skipped", "Pictures that viewers of cameras did not get because they were too slow";
+    PullReaders, "pull_readers", "Readers of pulled streams";
+    PullReadersLagged, "pull_readers_lagged", "Times that a reader of a pulled stream lost packets because it was too slow";
+    FetchHits, "fetch_hits", "Answers of mirrors and static files that were there";
+    FetchesCollapsed, "fetches_collapsed", "Requests that waited for what another one had fetched";
+    FetchedStale, "fetched_stale", "Static files answered as they were, because their upstream is down";
+    AccessDenied, "access_denied", "Requests without the credentials that their path wants";
     CmcdLinesDropped, "cmcd_lines_dropped", "CMCD reports not logged because of limits.cmcd_lines_per_s_max";
     DiskStalls, "disk_stalls", "Calls to the disk that took longer than 20 ms";
     StorageErrors, "storage_errors", "Failures of the disk or file system";

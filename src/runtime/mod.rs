@@ -16,6 +16,7 @@ pub mod mailbox;
 pub mod offload;
 #[allow(unsafe_code, reason = "the kernel owns what a submission points to")]
 pub mod ring;
+pub mod side_thread;
 #[allow(unsafe_code, reason = "borrowing the descriptors that monoio's types own")]
 pub mod socket;
 pub mod timers;

@@ -62,10 +62,9 @@ impl Bound {
 fn camera_doors(section: &CamerasSection) -> Vec<(SocketAddr, Push, &'static str)> {
     let greeted = section.listen.iter();
     let greeted = greeted.map(|address| (*address, Push::Greeted, "cameras.listen"));
-    let raw = section
-        .raw
-        .iter()
-        .map(|raw| (raw.listen, Push::Raw(Arc::new(raw_camera(raw))), "cameras.raw.listen"));
+    let raw = section.raw.iter().filter_map(|raw| {
+        Some((raw.listen, Push::Raw(Arc::new(raw_camera(raw)?)), "cameras.raw.listen"))
+    });
     greeted.chain(raw).collect()
 }
 

@@ -21,7 +21,8 @@ use self::listeners::{
 };
 pub use self::part_options::coordinator_options;
 use self::part_options::{
-    cameras_options, channels_options, control_options, options_of, packager_options, store_options,
+    cameras_options, channels_options, control_options, fetch_options, options_of,
+    packager_options, pulls_options, store_options,
 };
 use crate::cameras::{Cameras, Push};
 use crate::channels::Channels;
@@ -29,12 +30,14 @@ use crate::connection::cmcd::CmcdLog;
 use crate::connection::{self, Core, Doors, Page, Role, listener};
 use crate::coordinator::{self, ControlClient, Coordinator};
 use crate::egress::{self, Egress};
+use crate::fetch::{Fetcher, Outside};
 use crate::ingest::{self, AppendSessions, Ingest};
 use crate::operations::admin::Admin;
 use crate::operations::config::{Config, CoordinatorSection};
 use crate::operations::metrics;
 use crate::operations::player::{Door, Player};
 use crate::packager::Packager;
+use crate::pulls::{PullThread, Pulls};
 use crate::runtime::buffers::BufferPool;
 use crate::runtime::counters::Counters;
 use crate::runtime::deadlines::{Deadlines, Phase};
@@ -42,6 +45,7 @@ use crate::runtime::file_ring::FileRing;
 use crate::runtime::mailbox::Mailbox;
 use crate::runtime::offload::{Disk, Offload};
 use crate::runtime::ring::Ring;
+use crate::runtime::side_thread::SideThread;
 use crate::runtime::socket::Listener;
 use crate::runtime::worker::{self, Driver};
 use crate::runtime::{affinity, clock, timers};
@@ -87,6 +91,8 @@ struct Shared {
     housekeeping: JoinHandle<()>,
     store: Arc<Store>,
     offload: Arc<Offload>,
+    fetcher: Arc<Fetcher>,
+    upstreams: Option<SideThread>,
 }
 
 /// Tells a server to stop, from any thread.
@@ -96,6 +102,7 @@ pub struct Stopper {
     is_draining: Arc<AtomicBool>,
     append_sessions: Arc<AppendSessions>,
     cameras: Arc<Cameras>,
+    pull_thread: Option<Arc<PullThread>>,
     coordinator: Option<coordinator::Stopper>,
 }
 
@@ -105,6 +112,7 @@ impl Stopper {
         self.is_draining.store(true, Ordering::SeqCst);
         self.append_sessions.close();
         self.cameras.close();
+        self.pull_thread.iter().for_each(|thread| thread.stop());
         self.mailboxes.iter().for_each(|mailbox| mailbox.send(Message::Drain));
         self.coordinator.iter().for_each(coordinator::Stopper::stop);
     }
@@ -131,6 +139,8 @@ struct Common {
     packager: Arc<Packager>,
     channels: Arc<Channels>,
     cameras: Arc<Cameras>,
+    pulls: Arc<Pulls>,
+    fetcher: Arc<Fetcher>,
     append_sessions: Arc<AppendSessions>,
     offload: Arc<Offload>,
     connection_options: Arc<connection::Options>,
@@ -141,13 +151,20 @@ struct Common {
 }
 
 impl Common {
-    fn new(config: &Config, store: Arc<Store>, cores: usize) -> io::Result<Common> {
+    fn new(
+        config: &Config,
+        store: Arc<Store>,
+        outside: Option<&Outside>,
+        cores: usize,
+    ) -> io::Result<Common> {
         let (connection_options, egress_options, ingest_options) =
             options_of(config, cores, raise_descriptor_limit())?;
         Ok(Common {
             packager: Packager::new(packager_options(config), store.clone()),
             channels: Channels::new(channels_options(&config.channels)?, store.clone()),
             cameras: Cameras::new(cameras_options(config), store.clone()),
+            pulls: Pulls::new(pulls_options(config)?, store.clone()),
+            fetcher: Fetcher::new(fetch_options(config)?, outside, &store),
             store,
             append_sessions: AppendSessions::new(ingest_options.is_durable),
             offload: Offload::start()?,
@@ -171,8 +188,10 @@ impl Server {
         let bound = Bound::new(config, user_timeout_s)?;
         let addresses = bound.addresses();
         let coordinator = start_coordinator(&config.coordinator)?;
-        let common = Common::new(config, store, cpus.len())?;
+        let (outside, upstreams) = start_outside(config)?.unzip();
+        let common = Common::new(config, store, outside.as_ref(), cpus.len())?;
         let control = start_control_client(config, &common.channels, &addresses)?;
+        let pull_thread = PullThread::start(&common.pulls, &common.packager)?.map(Arc::new);
         let counters: Vec<_> = cpus.iter().map(|_| Arc::new(Counters::default())).collect();
         let is_draining = Arc::new(AtomicBool::new(false));
         let pages = admin_pages(config, (&common, &addresses), &counters, driver, &is_draining);
@@ -193,13 +212,15 @@ impl Server {
             };
             workers.push(start_worker(parts)?);
         }
+        let pulls = common.pulls.clone();
         let (append_sessions, cameras) = (common.append_sessions.clone(), common.cameras.clone());
-        let shared = start_housekeeping(common, is_draining.clone())?;
+        let shared = start_housekeeping(common, upstreams, is_draining.clone())?;
         let stopper = Stopper {
             mailboxes,
             is_draining,
             append_sessions,
             cameras,
+            pull_thread,
             coordinator: coordinator.as_ref().map(Coordinator::stopper),
         };
         let of_doors = |doors| addresses_of(&addresses, doors);
@@ -209,8 +230,9 @@ impl Server {
             Push::Greeted => None,
             Push::Raw(raw) => Some(format!("/{}", raw.name)),
         };
+        let pushed = pulls.listening().map(|(path, address)| (Some(path), address));
         let cameras = camera_doors_of(&addresses).map(|(address, push)| (path(push), address));
-        let cameras = cameras.collect();
+        let cameras = cameras.chain(pushed).collect();
         Ok(Server {
             listen,
             append,
@@ -243,10 +265,16 @@ impl Server {
             // With `panic = "abort"` a worker's panic has ended the process already.
             let _ = worker.join();
         }
-        let Shared { housekeeping, store, offload } = self.shared;
+        let Shared { housekeeping, store, offload, fetcher, upstreams } = self.shared;
         housekeeping.thread().unpark();
         let _ = housekeeping.join();
         offload.end();
+        // Until now readers were sent what arrives.
+        if let Some(upstreams) = upstreams {
+            upstreams.stopper().stop();
+            upstreams.join();
+        }
+        fetcher.release();
         store.release();
         // Not before: the coordinator is told of each publisher that ends.
         self.control.iter().for_each(|control| control.stop());
@@ -254,6 +282,12 @@ impl Server {
             coordinator.join();
         }
     }
+}
+
+/// The thread that speaks to upstreams, if there are any.
+fn start_outside(config: &Config) -> io::Result<Option<(Outside, SideThread)>> {
+    let is_needed = !config.mirror.is_empty() || !config.r#static.is_empty();
+    is_needed.then(Outside::start).transpose()
 }
 
 fn chosen_driver() -> Driver {
@@ -365,7 +399,12 @@ fn channel_door(config: &Config, addresses: &[(SocketAddr, Role)]) -> Door {
 
 fn metrics_page(common: &Common, counters: &[Arc<Counters>], driver: Driver) -> metrics::Page {
     let (packager, channels) = (common.packager.clone(), common.channels.clone());
-    let live = Box::new(move || live_figures(&packager, &channels));
+    let fetcher = common.fetcher.clone();
+    let live = Box::new(move || {
+        let mut figures = live_figures(&packager, &channels);
+        figures.events.extend(fetcher.counts().all());
+        figures
+    });
     metrics::Page::new(common.store.clone(), live, counters.to_vec(), driver == Driver::IoUring)
 }
 
@@ -413,6 +452,7 @@ async fn run_core(parts: Parts) -> io::Result<()> {
             packager: parts.common.packager.clone(),
             channels: parts.common.channels.clone(),
             cameras: parts.common.cameras.clone(),
+            pulls: parts.common.pulls,
             ring: ring.clone(),
             counters: parts.counters.clone(),
             options: parts.common.egress_options,
@@ -432,6 +472,7 @@ async fn run_core(parts: Parts) -> io::Result<()> {
             aside_buffers: RefCell::default(),
             receive_buffer: Rc::new(RefCell::new(vec![0; RECEIVE_BUFFER_BYTES])),
         },
+        fetcher: parts.common.fetcher,
         deadlines: deadlines.clone(),
         admin_deadlines: admin_deadlines.clone(),
         counters: parts.counters,
@@ -519,8 +560,12 @@ async fn cut_all(core: &Core, listeners: &[(Rc<Listener>, Role)]) {
 }
 
 /// Retention runs beside the cores: deleting files may take its time.
-fn start_housekeeping(common: Common, is_draining: Arc<AtomicBool>) -> io::Result<Shared> {
-    let Common { store, offload, append_sessions, .. } = common;
+fn start_housekeeping(
+    common: Common,
+    upstreams: Option<SideThread>,
+    is_draining: Arc<AtomicBool>,
+) -> io::Result<Shared> {
+    let Common { store, offload, append_sessions, fetcher, .. } = common;
     let (swept, watched, sessions) = (store.clone(), offload.clone(), append_sessions);
     let work = move || {
         while !is_draining.load(Ordering::Relaxed) {
@@ -533,7 +578,7 @@ fn start_housekeeping(common: Common, is_draining: Arc<AtomicBool>) -> io::Resul
         }
     };
     let housekeeping = std::thread::Builder::new().name("housekeeping".to_owned()).spawn(work)?;
-    Ok(Shared { housekeeping, store, offload })
+    Ok(Shared { housekeeping, store, offload, fetcher, upstreams })
 }
 
 /// Remove what retention says is due.

@@ -322,6 +322,14 @@ impl Object {
         marks.newest.iter().rev().find(usable).map(|mark| mark.offset)
     }
 
+    /// The first kept mark from `offset` on at which decoding can start.
+    pub fn random_access_from(&self, offset: u64) -> Option<u64> {
+        let from = offset.max(self.head());
+        let marks = self.marks.lock();
+        let usable = |mark: &&Mark| mark.kind == MarkKind::RandomAccess && mark.offset >= from;
+        marks.newest.iter().find(usable).map(|mark| mark.offset)
+    }
+
     /// Append `[start, end)` of the body to `out` if the body of this small sealed object is hot.
     pub fn copy_hot_body(&self, start: u64, end: u64, out: &mut Vec<u8>) -> bool {
         let body = self.body.read();

@@ -249,6 +249,11 @@ impl Writer {
         self.object.add_mark(Mark { offset, kind });
     }
 
+    /// Marks were noted behind the append that had woken readers: who waits for one looks again.
+    pub fn tell_marks(&self) {
+        self.object.wake_list.wake(self.core, &*self.store.options.signal);
+    }
+
     /// What a late reader of this object needs before a random-access mark.
     pub fn set_preamble(&mut self, preamble: Bytes) {
         self.object.set_preamble(preamble);

@@ -6,7 +6,7 @@
 //! frames of `websocket`, and what servers and their coordinator tell each other:
 //! `channel_messages`. What cameras send over TCP: `tcp_framing`, and the pictures of `jpeg` and
 //! `h264`. Transport streams in datagrams: `rtp`. Where all that is pulled comes from:
-//! `upstream_url`.
+//! `upstream_url`; to whom a path of the configuration belongs: `path_table`.
 
 mod bit_reader;
 pub mod channel_messages;
@@ -20,6 +20,7 @@ pub mod mpegts;
 pub mod multipart;
 pub mod numbers;
 mod parameter_sets;
+pub mod path_table;
 pub mod playlist;
 pub mod rtp;
 pub mod scte35;

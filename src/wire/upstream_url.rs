@@ -96,6 +96,11 @@ pub enum UrlError {
 const SCHEMES: [&str; 10] =
     ["http", "https", "tcp", "udp", "rtp", "file", "unix", "unixgram", "unixpacket", "fork"];
 
+/// Redirects that are followed; one more is an error.
+pub const REDIRECTS_MAX: usize = 5;
+/// Head of an answer; a longer one is an error.
+pub const ANSWER_HEAD_BYTES_MAX: usize = 64 << 10;
+
 /// `sun_path` without the NUL at its end (unix(7)).
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
@@ -150,6 +155,72 @@ impl HttpUrl {
         };
         Ok(HttpUrl { is_tls, address, target, credentials })
     }
+
+    /// As a request names it: without credentials.
+    pub fn text(&self) -> String {
+        let HttpUrl { is_tls, address: HostPort { host, port }, target, .. } = self;
+        let scheme = if *is_tls { "https" } else { "http" };
+        match host.contains(':') {
+            true => format!("{scheme}://[{host}]:{port}{target}"),
+            false => format!("{scheme}://{host}:{port}{target}"),
+        }
+    }
+
+    /// Where a reference in an answer leads (RFC 3986 §5.2). Credentials stay on their server.
+    pub fn join(&self, reference: &str) -> Result<HttpUrl, UrlError> {
+        let reference = reference.split('#').next().unwrap_or_default();
+        if let Some(rest) = reference.strip_prefix("//") {
+            let scheme = if self.is_tls { "https" } else { "http" };
+            return self.moved_to(HttpUrl::parse(&format!("{scheme}://{rest}"))?);
+        }
+        let path_end = reference.find(['/', '?']).unwrap_or(reference.len());
+        if reference[..path_end].contains(':') {
+            return self.moved_to(HttpUrl::parse(reference)?);
+        }
+        if !reference.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(UrlError::Characters);
+        }
+        let (path, query) = self.target.split_once('?').unwrap_or((&self.target, ""));
+        let target = match reference.as_bytes().first() {
+            None if query.is_empty() => path.to_owned(),
+            None => self.target.clone(),
+            Some(b'?') => format!("{path}{reference}"),
+            Some(b'/') => without_dots(reference),
+            Some(_) => {
+                let folder = &path[..path.rfind('/').map_or(0, |at| at + 1)];
+                without_dots(&format!("{folder}{reference}"))
+            }
+        };
+        Ok(HttpUrl { target, ..self.clone() })
+    }
+
+    fn moved_to(&self, other: HttpUrl) -> Result<HttpUrl, UrlError> {
+        let is_same = (self.is_tls, &self.address) == (other.is_tls, &other.address);
+        let credentials = self.credentials.clone().filter(|_| is_same);
+        Ok(HttpUrl { credentials, ..other })
+    }
+}
+
+/// RFC 3986 §5.2.4, of a path that begins with a slash and may have a query.
+fn without_dots(target: &str) -> String {
+    let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
+    let mut kept: Vec<&str> = Vec::new();
+    let mut parts = path.split('/').skip(1).peekable();
+    while let Some(part) = parts.next() {
+        let is_last = parts.peek().is_none();
+        match part {
+            "." | ".." => {
+                if part == ".." {
+                    kept.pop();
+                }
+                if is_last {
+                    kept.push("");
+                }
+            }
+            part => kept.push(part),
+        }
+    }
+    format!("/{}{query}", kept.join("/"))
 }
 
 /// The text of a URL as logs and errors may show it: without the password, also where it holds letters
@@ -355,6 +426,35 @@ mod tests {
     }
 
     #[test]
+    fn redirects_lead_where_rfc_3986_says() {
+        let base = http("http://u:p@a:81/b/c/d?q");
+        for (reference, wanted) in [
+            ("", "http://a:81/b/c/d?q"),
+            ("#s", "http://a:81/b/c/d?q"),
+            ("g", "http://a:81/b/c/g"),
+            ("./g/", "http://a:81/b/c/g/"),
+            ("/g", "http://a:81/g"),
+            ("?y", "http://a:81/b/c/d?y"),
+            ("g?y#s", "http://a:81/b/c/g?y"),
+            (".", "http://a:81/b/c/"),
+            ("..", "http://a:81/b/"),
+            ("../../../g", "http://a:81/g"),
+            ("g?y/../x", "http://a:81/b/c/g?y/../x"),
+            ("//h/g", "http://h:80/g"),
+            ("https://h/g", "https://h:443/g"),
+            ("http://[::1]:8/", "http://[::1]:8/"),
+        ] {
+            assert_eq!(base.join(reference).unwrap().text(), wanted, "{reference}");
+        }
+        assert!(base.join("http://a:81/x").unwrap().credentials.is_some());
+        assert!(base.join("https://a:81/x").unwrap().credentials.is_none());
+        assert!(base.join("http://other:81/x").unwrap().credentials.is_none());
+        for bad in ["ftp://a/", "g g", "mailto:x", "http://", "\u{e4}"] {
+            assert!(base.join(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn what_leads_nowhere_is_told_apart() {
         for (text, error) in [
             ("", UrlError::NoScheme),
@@ -425,6 +525,9 @@ mod tests {
         ) {
             for text in [text, odd] {
                 let _ = (parse(&text), shown(&text));
+                if let Ok(joined) = http("http://a/b/").join(&text) {
+                    prop_assert_eq!(&HttpUrl::parse(&joined.text()).unwrap(), &joined);
+                }
                 let _ = (parse(&format!("{scheme}://{text}")), shown(&format!("{scheme}://{text}")));
             }
         }

@@ -79,6 +79,7 @@ fn two_qualities_are_one_stream() {
     assert_eq!(auto.picture(), jpeg(10, 300), "there is no other");
     let mut high = Camera::greet(&server, [1, 0, 1]);
     high.picture(&jpeg(20, 600));
+    wait_until("the better one", || get(server.address, "/stream1.jpg").body == jpeg(20, 600));
     assert_eq!(Viewer::open(&server, "/stream1").picture(), jpeg(20, 600), "the better one");
     let mut high_viewer = Viewer::open(&server, "/stream1?quality=high");
     let mut low_viewer = Viewer::open(&server, "/stream1?quality=low");

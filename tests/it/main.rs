@@ -43,6 +43,13 @@ mod publish;
 mod camera_kit;
 mod cameras;
 mod cameras_h264;
+mod pull_reports;
+mod pulls;
+
+mod mirrors;
+mod static_files;
+mod upstream_kit;
+mod upstream_ways;
 
 mod autobahn;
 mod coordinator;

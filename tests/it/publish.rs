@@ -1,9 +1,12 @@
 //! `headwater publish`: a file becomes a live upload, paced, whole, and endless with `--loop`; and
 //! `headwater demo`, which serves and publishes at once.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::camera_kit::real_jpeg;
 use crate::client::{Client, get};
 use crate::server::{HEADWATER, Server, Setup, headwater, needs, run, wait_for_child, wait_until};
 
@@ -141,8 +144,10 @@ fn the_demo_is_a_live_stream() {
     needs("ffprobe");
     let setup = Setup::new();
     let mut command = Command::new(HEADWATER);
-    command.args(["demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-    command.current_dir(setup.home());
+    command.arg("demo").current_dir(setup.home());
+    for option in ["--listen", "--admin", "--cameras", "--camera"] {
+        command.args([option, "127.0.0.1:0"]);
+    }
     let mut server = Server::launch(setup, command);
     let target = "/live/demo/live.mp4";
     let mut reader = Client::connect(server.address);
@@ -155,6 +160,11 @@ fn the_demo_is_a_live_stream() {
     let ended = run(probe.args(["stream=codec_type", "-of", "csv=p=0", &url]));
     assert!(ended.status.success() && ended.stdout.contains("video"), "{}", ended.stderr);
     assert_eq!(get(server.admin, "/readyz").status, 200);
+    assert_eq!(get(server.address, "/camera").status, 404, "nobody pushes yet");
+    let picture = real_jpeg(&server, 1);
+    let mut camera = TcpStream::connect(server.camera_door("camera /camera")).unwrap();
+    camera.write_all(&picture).unwrap();
+    wait_until("the picture", || get(server.address, "/camera.jpg").body == picture);
     server.signal(rustix::process::Signal::INT);
     assert!(server.wait().success());
 }

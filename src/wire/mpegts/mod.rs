@@ -6,9 +6,10 @@
 //!
 //! `packet` (heads, clocks), `tables` (sections), `program` (PMT), `elementary` (a look into the
 //! streams), `demux` (what each packet means), `ts_scanner` (packets from bytes), `aligner` (whole
-//! packets from bytes of any source).
+//! packets from bytes of any source), `continuity` (where a stream breaks).
 
 mod aligner;
+mod continuity;
 mod demux;
 mod elementary;
 mod packet;
@@ -17,6 +18,7 @@ mod tables;
 mod ts_scanner;
 
 pub use aligner::PacketAligner;
+pub use continuity::Continuity;
 pub use demux::{Fault, Found};
 pub use packet::{
     CLOCK_HZ, CLOCK_WRAP, ContinuityRewriter, PACKET_BYTES, Packet, PacketHead, PesTimes, pcr,

@@ -1,4 +1,5 @@
-//! A thread with a runtime of its own, beside the cores, that ends when it is told to.
+//! A thread with a tokio runtime of its own, beside the cores, that ends when it is told to: for what is
+//! no data path. The coordinator and its client have one each, and all that is fetched shares one.
 
 use std::future::Future;
 use std::io;
@@ -6,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use std::sync::Arc;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
 
 /// What calls of web-hooks have to come back when the thread ends; nobody waits for their answers.
@@ -21,7 +22,7 @@ impl Stopper {
         self.0.send_replace(true);
     }
 
-    pub(super) async fn stopped(&self) {
+    pub async fn stopped(&self) {
         let mut told = self.0.subscribe();
         // The sender lives in self.
         let _ = told.wait_for(|is_told| *is_told).await;
@@ -29,15 +30,16 @@ impl Stopper {
 }
 
 /// Dropped, it is told to end.
-pub(super) struct SideThread {
+pub struct SideThread {
     stopper: Stopper,
+    handle: Handle,
     thread: Option<JoinHandle<()>>,
 }
 
 impl SideThread {
     /// Run `work` to its end; it has to end soon after it was told to stop. What it has spawned ends
     /// with it.
-    pub(super) fn start<F: Future<Output = ()>>(
+    pub fn start<F: Future<Output = ()>>(
         name: &str,
         blocking_threads_max: usize,
         work: impl FnOnce(Stopper) -> F + Send + 'static,
@@ -48,19 +50,24 @@ impl SideThread {
             .max_blocking_threads(blocking_threads_max)
             .thread_name(format!("{name}-call"))
             .build()?;
-        let told = stopper.clone();
+        let (told, handle) = (stopper.clone(), runtime.handle().clone());
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             runtime.block_on(work(told));
             runtime.shutdown_timeout(BLOCKING_GRACE);
         })?;
-        Ok(SideThread { stopper, thread: Some(thread) })
+        Ok(SideThread { stopper, handle, thread: Some(thread) })
     }
 
-    pub(super) fn stopper(&self) -> Stopper {
+    pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
     }
 
-    pub(super) fn join(mut self) {
+    /// Starts tasks there, from any thread.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    pub fn join(mut self) {
         // With `panic = "abort"` a panic has ended the process already.
         let _ = self.thread.take().map(JoinHandle::join);
     }

@@ -1,0 +1,71 @@
+//! Requests for pulled streams.
+
+use std::sync::Arc;
+
+use super::reply::Reply;
+use super::route::{Case, Route, route_of};
+use crate::egress::live::Hold;
+use crate::egress::ts_follow;
+use crate::pulls::{ApiKind, Join, Pull};
+use crate::wire::http1::{Method, Target};
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+/// Of Prometheus.
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The route of a request for a pulled stream; `None` if the name is none of one.
+pub(super) fn route(case: &Case<'_>, target: &Target<'_>, out: &mut Vec<u8>) -> Option<Route> {
+    let pulls = &case.core.egress.pulls;
+    if let Some((kind, pull)) = pulls.find_api(&target.name) {
+        return Some(api(case, (kind, pull), target.query.unwrap_or_default(), out));
+    }
+    if !matches!(case.request.method, Method::Get | Method::Head) {
+        return None;
+    }
+    let pull = pulls.find(&target.name)?;
+    match pulls.join(pull) {
+        Join::Reading(reading) => {
+            let ask = case.ask();
+            let got = ts_follow::respond(&case.core.egress, &ask, reading, out);
+            Some(route_of(case, &ask, got, out))
+        }
+        // As restreamer answers, and not 503.
+        Join::Offline | Join::Full => Some(case.answer(&Reply::not_found(), out)),
+        Join::Starting(news) => {
+            let patience = pull.options.hold_over.max(pull.options.connect_timeout);
+            let held_ms = case.held_ms().unwrap_or(0);
+            let wait_ms_max = (patience.as_millis() as u64).saturating_sub(held_ms);
+            if wait_ms_max == 0 || case.core.is_draining.get() {
+                return Some(case.answer(&Reply::not_found(), out));
+            }
+            Some(Route::Hold(Hold::new(news, wait_ms_max)))
+        }
+    }
+}
+
+/// An answer of an API, as restreamer gives it; a body that came along means nothing.
+fn api(
+    case: &Case<'_>,
+    (kind, pull): (ApiKind, Option<&Arc<Pull>>),
+    query: &str,
+    out: &mut Vec<u8>,
+) -> Route {
+    let pulls = &case.core.egress.pulls;
+    let text = |status: u16, text: &str| (status, TEXT, text.as_bytes().to_vec());
+    let has = |word: &str| query.split('&').any(|pair| pair.split('=').next() == Some(word));
+    let (status, content_type, body) = match (kind, pull) {
+        (ApiKind::Health, _) => (200, JSON, pulls.health()),
+        (ApiKind::Statistics, _) => (200, JSON, pulls.statistics()),
+        (ApiKind::Prometheus, _) => (200, EXPOSITION, pulls.exposition().into_bytes()),
+        (ApiKind::Check, Some(pull)) if pull.connected().is_some() => text(200, "200 ok"),
+        (ApiKind::Control, Some(pull)) if has("offline") || has("online") => {
+            // Both: it is off.
+            pulls.switch(pull, has("offline"));
+            text(202, "202 accepted")
+        }
+        (ApiKind::Control, Some(_)) => text(400, "400 bad request"),
+        (ApiKind::Check | ApiKind::Control, _) => text(404, "404 not found"),
+    };
+    case.answer_page(status, (content_type, &body), out)
+}

@@ -1,0 +1,194 @@
+//! A pulled transport stream on its way out: whole packets only, from a place where decoders may begin.
+//!
+//! | a reader is at | left by |
+//! |---|---|
+//! | the place where it joined | the first place behind where a decoder may begin; after a while without one: from here |
+//! | packets | the packets |
+//! | the tail | more of them, its own going, or the stream's end |
+//! | too far behind | the newest place where a decoder may begin |
+//! | the end of an object: its upstream was lost | the next object, with packets that say so; `hold_over_s` is over: the end |
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::transfer::{CutReason, SEND_BYTES_MAX, Sender};
+use crate::packager::Slice;
+use crate::pulls::{Reading, Start};
+use crate::runtime::counters::Counter;
+use crate::runtime::timers;
+use crate::store::{Available, Object, Reader};
+use crate::wire::mpegts::PACKET_BYTES;
+
+const PACKET: u64 = PACKET_BYTES as u64;
+/// Sent at once: whole packets.
+const RUN_BYTES_MAX: u64 = SEND_BYTES_MAX / PACKET * PACKET;
+/// A stream that has named no place to begin yet, and names none in so long, has none.
+const FIRST_START_WAIT: Duration = Duration::from_secs(2);
+/// One that has named some is expected to name another in so long.
+const START_WAIT: Duration = Duration::from_secs(20);
+/// What was sent is added to the stream's figures each so many bytes.
+const NOTE_BYTES: u64 = 64 << 10;
+
+/// What a reader gets.
+pub(super) struct PacketsOut {
+    reading: Reading,
+    /// Not yet among the stream's figures.
+    sent: u64,
+}
+
+/// Why an object is left.
+enum Left {
+    Ended,
+    Off,
+}
+
+impl PacketsOut {
+    pub(super) fn new(reading: Reading) -> PacketsOut {
+        PacketsOut { reading, sent: 0 }
+    }
+
+    pub(super) async fn send(
+        mut self,
+        sender: &mut Sender<'_>,
+        mut peer_gone: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<(), CutReason> {
+        sender.put_made(&self.reading.pull.options.preamble.clone()).await?;
+        sender.flush_prefix().await?;
+        loop {
+            match self.follow(sender, peer_gone.as_mut()).await? {
+                Left::Off => return Ok(()),
+                Left::Ended => {}
+            }
+            sender.flush_prefix().await?;
+            let (mut news, core) = (self.reading.pull.news(), sender.egress.core);
+            let patience = self.reading.pull.options.hold_over;
+            let next = std::future::poll_fn(|context| {
+                match self.reading.poll_next(&mut news, core, context) {
+                    Poll::Ready(next) => Poll::Ready(Ok(next)),
+                    Poll::Pending => {
+                        peer_gone.as_mut().poll(context).map(|()| Err(CutReason::Peer))
+                    }
+                }
+            });
+            match timers::within(patience, next).await.unwrap_or(Ok(None))? {
+                Some(break_packets) => sender.put_made(&break_packets).await?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Send an object to its end.
+    async fn follow(
+        &mut self,
+        sender: &mut Sender<'_>,
+        mut peer_gone: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Left, CutReason> {
+        let object = self.reading.object.clone();
+        let (store, core) = (&sender.egress.store, sender.egress.core);
+        let start = self.start(sender, peer_gone.as_mut()).await?;
+        put_tables(sender, &object).await?;
+        let mut reader = Reader::new(store, object.clone(), core, start, u64::MAX);
+        let lag_max = self.reading.pull.options.window_bytes / 2;
+        loop {
+            match reader.available() {
+                Available::AtTail => {
+                    sender.flush_prefix().await?;
+                    if self.reading.is_off() {
+                        return Ok(Left::Off);
+                    }
+                    sender.wait_at_tail(&mut reader, peer_gone.as_mut()).await?;
+                }
+                Available::Bytes(_) | Available::Lagged if self.is_lost(&reader, lag_max) => {
+                    let newest = object.last_random_access().unwrap_or(object.tail());
+                    let from = newest.max(reader.offset());
+                    let dropped = from - reader.offset();
+                    if dropped == 0 {
+                        return Err(CutReason::Lagged);
+                    }
+                    self.reading.note_dropped(dropped);
+                    sender.egress.counters.add(Counter::PullReadersLagged, 1);
+                    put_tables(sender, &object).await?;
+                    reader = Reader::new(store, object.clone(), core, from, u64::MAX);
+                }
+                Available::Bytes(bytes) => self.run(sender, &mut reader, bytes).await?,
+                Available::Lagged => return Err(CutReason::Lagged),
+                Available::End | Available::Aborted => return Ok(Left::Ended),
+            }
+        }
+    }
+
+    /// What comes next is gone, or too old; and there is something newer.
+    fn is_lost(&self, reader: &Reader, lag_max: u64) -> bool {
+        let object = reader.object();
+        let is_newer = |start: u64| start > reader.offset();
+        let has_newer = object.last_random_access().is_some_and(is_newer);
+        reader.offset() < object.head() || reader.lag_bytes() > lag_max && has_newer
+    }
+
+    /// Where to begin.
+    async fn start(
+        &self,
+        sender: &Sender<'_>,
+        mut peer_gone: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<u64, CutReason> {
+        let object = &self.reading.object;
+        let behind = match self.reading.start {
+            Start::At(offset) if offset >= object.head() => return Ok(offset),
+            Start::At(_) => 0,
+            Start::Behind(offset) => offset,
+        };
+        let (store, core) = (&sender.egress.store, sender.egress.core);
+        let mut reader = Reader::new(store, object.clone(), core, behind, u64::MAX);
+        let found = std::future::poll_fn(|context| {
+            reader.wake_at_growth(context);
+            let is_open = object.is_open();
+            match object.random_access_from(behind) {
+                Some(start) => Poll::Ready(Ok(start)),
+                None if !is_open => Poll::Ready(Ok(object.tail())),
+                None => peer_gone.as_mut().poll(context).map(|()| Err(CutReason::Peer)),
+            }
+        });
+        let has_named = object.last_random_access().is_some();
+        let patience = if has_named { START_WAIT } else { FIRST_START_WAIT };
+        timers::within(patience, found).await.unwrap_or(Ok(object.tail()))
+    }
+
+    /// Send whole packets.
+    async fn run(
+        &mut self,
+        sender: &mut Sender<'_>,
+        reader: &mut Reader,
+        available: u64,
+    ) -> Result<(), CutReason> {
+        let bytes = (available - available % PACKET).min(RUN_BYTES_MAX);
+        let start = reader.offset();
+        if !sender.whole_frame(reader, bytes).await? {
+            // It reaches into another extent: both are held until all of it is sent.
+            let object = reader.object().clone();
+            sender.put_slice(Slice { object, start, end: start + bytes }).await?;
+            sender.flush_batch().await?;
+            reader.advance(bytes);
+        }
+        self.sent += bytes;
+        if self.sent >= NOTE_BYTES {
+            self.reading.note_sent(std::mem::take(&mut self.sent));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for PacketsOut {
+    fn drop(&mut self) {
+        self.reading.note_sent(self.sent);
+    }
+}
+
+/// PAT and PMT, as far as they are known.
+async fn put_tables(sender: &mut Sender<'_>, object: &Object) -> Result<(), CutReason> {
+    match object.preamble() {
+        Some(tables) => sender.put_made(&tables).await,
+        None => Ok(()),
+    }
+}

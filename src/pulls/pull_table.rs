@@ -1,0 +1,410 @@
+//! Pulled streams: what each of them is at now, and who reads it.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+
+use super::notifier::{EVENTS_WAITING_MAX, Event};
+use super::pull_reports::Rates;
+use super::{ApiKind, Options, Place, PullOptions};
+use crate::store::{Millis, News, NewsWait, Object, Store};
+use crate::wire::mpegts::PACKET_BYTES;
+
+/// Places to begin that are remembered for `burst_s`.
+const STARTS_MAX: usize = 4096;
+
+/// All pulled streams of the origin.
+pub struct Pulls {
+    pub options: Options,
+    pub(super) store: Arc<Store>,
+    streams: Vec<Arc<Pull>>,
+    viewers: AtomicUsize,
+    pub(super) rates: Mutex<Rates>,
+    /// Of readers, to whom it may concern.
+    events: mpsc::Sender<Event>,
+    /// Until somebody takes it.
+    pub(super) told_events: Mutex<Option<mpsc::Receiver<Event>>>,
+}
+
+/// One pulled stream.
+pub struct Pull {
+    pub options: PullOptions,
+    pub figures: PullFigures,
+    news: Arc<News>,
+    state: Mutex<State>,
+    is_off: AtomicBool,
+    /// Tells the stream's task that readers came or went, or that it is switched.
+    pub(super) told: Notify,
+    clock: fn() -> Millis,
+}
+
+/// What a stream has counted.
+#[derive(Debug, Default)]
+pub struct PullFigures {
+    pub packets_received: AtomicU64,
+    /// The same, of each upstream.
+    received_of: Vec<AtomicU64>,
+    pub packets_sent: AtomicU64,
+    pub packets_dropped: AtomicU64,
+    /// Times that an upstream was lost while it was live.
+    pub gaps: AtomicU64,
+    /// Of readers that have gone.
+    pub reading_ms: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    live: Option<Live>,
+    /// Number of the next object.
+    epoch: u64,
+    /// When the last object ended.
+    lost_ms: Option<Millis>,
+    /// The upstream whose connection is open.
+    connected: Option<usize>,
+    readers: usize,
+    /// When the last reader left.
+    left_ms: Millis,
+}
+
+struct Live {
+    object: Arc<Object>,
+    /// What says to readers of the object before that this one does not go on from it.
+    break_packets: Bytes,
+    /// When decoders may begin where, oldest first.
+    starts: VecDeque<(Millis, u64)>,
+}
+
+impl PullFigures {
+    pub(super) fn note_received(&self, upstream: usize, bytes: u64) {
+        let packets = bytes / PACKET_BYTES as u64;
+        self.packets_received.fetch_add(packets, Ordering::Relaxed);
+        self.received_of[upstream].fetch_add(packets, Ordering::Relaxed);
+    }
+}
+
+/// What a reader finds.
+pub enum Join {
+    Reading(Reading),
+    /// Nothing yet: ask again when there is news.
+    Starting(NewsWait),
+    /// Nobody sends, or it is switched off.
+    Offline,
+    /// `viewers.max` is reached.
+    Full,
+}
+
+/// Where a reader begins in an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    At(u64),
+    /// At the first place behind where a decoder may begin.
+    Behind(u64),
+}
+
+/// A reader, counted while it lives.
+pub struct Reading {
+    pulls: Arc<Pulls>,
+    pub pull: Arc<Pull>,
+    pub object: Arc<Object>,
+    pub start: Start,
+    epoch: u64,
+    since_ms: Millis,
+}
+
+impl Pulls {
+    pub fn new(options: Options, store: Arc<Store>) -> Arc<Pulls> {
+        let pull = |own: &PullOptions| {
+            Arc::new(Pull {
+                options: own.clone(),
+                figures: PullFigures {
+                    received_of: own.upstreams.iter().map(|_| AtomicU64::new(0)).collect(),
+                    ..PullFigures::default()
+                },
+                news: Arc::default(),
+                state: Mutex::default(),
+                is_off: AtomicBool::new(false),
+                told: Notify::new(),
+                clock: options.clock,
+            })
+        };
+        let streams = options.pulls.iter().map(pull).collect();
+        let (events, told_events) = mpsc::channel(EVENTS_WAITING_MAX);
+        Arc::new(Pulls {
+            options,
+            store,
+            streams,
+            viewers: AtomicUsize::new(0),
+            rates: Mutex::default(),
+            events,
+            told_events: Mutex::new(Some(told_events)),
+        })
+    }
+
+    pub fn all(&self) -> &[Arc<Pull>] {
+        &self.streams
+    }
+
+    /// Streams that are pushed: their paths, and where to.
+    pub fn listening(&self) -> impl Iterator<Item = (String, SocketAddr)> {
+        self.streams.iter().filter_map(|pull| match &pull.options.upstreams.first()?.place {
+            Place::Listener(listener) => Some((pull.path(), listener.local_addr().ok()?)),
+            Place::Url(_) => None,
+        })
+    }
+
+    /// The API at this name, and the stream that it is of.
+    pub fn find_api(&self, name: &str) -> Option<(ApiKind, Option<&Arc<Pull>>)> {
+        let api = self.options.apis.iter().find(|api| owns(&api.name, name))?;
+        Some((api.kind, self.streams.iter().find(|pull| pull.options.name == api.pull)))
+    }
+
+    /// The stream with this name, or the closest one that has all names below its own.
+    pub fn find(&self, name: &str) -> Option<&Arc<Pull>> {
+        let is_its = |pull: &&Arc<Pull>| owns(&pull.options.name, name);
+        self.streams.iter().filter(is_its).max_by_key(|pull| pull.options.name.len())
+    }
+
+    /// Readers of all streams.
+    pub fn viewers(&self) -> usize {
+        self.viewers.load(Ordering::Relaxed)
+    }
+
+    /// Read a stream.
+    pub fn join(self: &Arc<Self>, pull: &Arc<Pull>) -> Join {
+        let max = self.options.viewers_max;
+        let news = pull.news();
+        let mut state = pull.state.lock();
+        if pull.is_off() {
+            return Join::Offline;
+        }
+        let now_ms = (pull.clock)();
+        let Some(live) = &state.live else {
+            if !pull.options.on_demand && !pull.is_holding(&state, now_ms) {
+                return Join::Offline;
+            }
+            // Asking is enough to be wanted.
+            state.left_ms = now_ms;
+            drop(state);
+            pull.told.notify_one();
+            return Join::Starting(news);
+        };
+        let enters = |count: usize| (max == 0 || count < max).then_some(count + 1);
+        match self.viewers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, enters) {
+            Ok(before) => self.note_crossing(before + 1, Event::LimitHit),
+            Err(_) => return Join::Full,
+        }
+        let start = live.start(now_ms, pull.options.burst_ms);
+        let (object, epoch) = (live.object.clone(), state.epoch);
+        state.readers += 1;
+        let (pulls, pull) = (self.clone(), pull.clone());
+        Join::Reading(Reading { pulls, pull, object, start, epoch, since_ms: now_ms })
+    }
+
+    /// The number of readers has changed; `crossing` is what it is if it is at the limit now.
+    fn note_crossing(&self, upper: usize, crossing: Event) {
+        let full = self.options.viewers_full;
+        if full != 0 && upper == full && self.events.try_send(crossing).is_err() {
+            tracing::warn!(?crossing, "too many events wait to be told");
+        }
+    }
+
+    fn tell(&self, pull: &Pull, core: Option<usize>) {
+        pull.news.tell(&self.store, core);
+    }
+
+    /// Switch a stream off or on again; it stays so whatever becomes of its upstream.
+    pub fn switch(&self, pull: &Pull, is_off: bool) {
+        pull.is_off.store(is_off, Ordering::SeqCst);
+        pull.told.notify_one();
+        self.tell(pull, None);
+    }
+
+    pub(super) fn now_ms(&self) -> Millis {
+        (self.options.clock)()
+    }
+
+    // What the stream's task says.
+
+    pub(super) fn connected(&self, pull: &Pull, upstream: Option<usize>) {
+        pull.state.lock().connected = upstream;
+    }
+
+    /// It is live; returns how long it was not.
+    pub(super) fn begin(
+        &self,
+        pull: &Pull,
+        object: Arc<Object>,
+        break_packets: Bytes,
+    ) -> Option<Millis> {
+        let gap_ms = {
+            let mut state = pull.state.lock();
+            state.epoch += 1;
+            state.live = Some(Live { object, break_packets, starts: VecDeque::new() });
+            state.lost_ms.take().map(|lost_ms| (pull.clock)().saturating_sub(lost_ms))
+        };
+        pull.figures.gaps.fetch_add(u64::from(gap_ms.is_some()), Ordering::Relaxed);
+        self.tell(pull, None);
+        gap_ms
+    }
+
+    pub(super) fn end(&self, pull: &Pull) {
+        {
+            let mut state = pull.state.lock();
+            if state.live.take().is_some() {
+                state.lost_ms = Some((pull.clock)());
+            }
+        }
+        self.tell(pull, None);
+    }
+
+    /// Bytes were appended.
+    pub(super) fn note(&self, pull: &Pull) {
+        if pull.options.burst_ms == 0 {
+            return;
+        }
+        let mut state = pull.state.lock();
+        let now_ms = (pull.clock)();
+        if let Some(live) = &mut state.live
+            && let Some(newest) = live.object.last_random_access()
+        {
+            live.note_start(now_ms, newest, pull.options.burst_ms);
+        }
+    }
+}
+
+/// It is its own name, or below a folder.
+fn owns(own: &str, name: &str) -> bool {
+    own == name || (own.is_empty() || own.ends_with('/')) && name.starts_with(own)
+}
+
+impl Live {
+    fn note_start(&mut self, now_ms: Millis, offset: u64, burst_ms: Millis) {
+        if self.starts.back().is_none_or(|(_, last)| *last < offset) {
+            self.starts.push_back((now_ms, offset));
+        }
+        let is_old = |(at_ms, _): &(Millis, u64)| now_ms.saturating_sub(*at_ms) > burst_ms;
+        while self.starts.front().is_some_and(is_old) || self.starts.len() > STARTS_MAX {
+            self.starts.pop_front();
+        }
+    }
+
+    fn start(&self, now_ms: Millis, burst_ms: Millis) -> Start {
+        let head = self.object.head();
+        let is_it = |(at_ms, offset): &&(Millis, u64)| {
+            now_ms.saturating_sub(*at_ms) <= burst_ms && *offset >= head
+        };
+        match self.starts.iter().find(is_it) {
+            Some((_, offset)) => Start::At(*offset),
+            None => Start::Behind(self.object.tail()),
+        }
+    }
+}
+
+impl Pull {
+    pub fn news(&self) -> NewsWait {
+        NewsWait::new(self.news.clone(), self.news.version())
+    }
+
+    /// As readers ask for it.
+    pub fn path(&self) -> String {
+        format!("/{}", self.options.name)
+    }
+
+    /// Packets that came from this upstream.
+    pub fn received_of(&self, upstream: usize) -> u64 {
+        self.figures.received_of[upstream].load(Ordering::Relaxed)
+    }
+
+    pub fn readers(&self) -> usize {
+        self.state.lock().readers
+    }
+
+    /// The upstream whose connection is open.
+    pub fn connected(&self) -> Option<usize> {
+        self.state.lock().connected
+    }
+
+    pub fn is_off(&self) -> bool {
+        self.is_off.load(Ordering::SeqCst)
+    }
+
+    /// Somebody reads, or has just asked.
+    pub(super) fn is_wanted(&self) -> bool {
+        let state = self.state.lock();
+        let rested_ms = (self.clock)().saturating_sub(state.left_ms);
+        !self.options.on_demand
+            || state.readers > 0
+            || rested_ms < self.options.stop_after.as_millis() as Millis
+    }
+
+    /// It was live a moment ago, and may be again.
+    fn is_holding(&self, state: &State, now_ms: Millis) -> bool {
+        let hold_ms = self.options.hold_over.as_millis() as Millis;
+        state.lost_ms.is_some_and(|lost_ms| now_ms.saturating_sub(lost_ms) < hold_ms)
+    }
+}
+
+impl Reading {
+    /// Ready with the next object and what goes in front of it, or with `None` if none may come.
+    pub fn poll_next(
+        &mut self,
+        news: &mut NewsWait,
+        core: usize,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Bytes>> {
+        loop {
+            {
+                if self.is_off() {
+                    return Poll::Ready(None);
+                }
+                let state = self.pull.state.lock();
+                if let Some(live) = state.live.as_ref().filter(|_| state.epoch > self.epoch) {
+                    self.object = live.object.clone();
+                    self.start = Start::Behind(0);
+                    self.epoch = state.epoch;
+                    return Poll::Ready(Some(live.break_packets.clone()));
+                }
+            }
+            if news.poll_news(core, context).is_pending() {
+                return Poll::Pending;
+            }
+            *news = self.pull.news();
+        }
+    }
+
+    pub fn is_off(&self) -> bool {
+        self.pull.is_off()
+    }
+
+    pub fn note_sent(&self, bytes: u64) {
+        let packets = bytes / PACKET_BYTES as u64;
+        self.pull.figures.packets_sent.fetch_add(packets, Ordering::Relaxed);
+    }
+
+    pub fn note_dropped(&self, bytes: u64) {
+        let packets = bytes / PACKET_BYTES as u64;
+        self.pull.figures.packets_dropped.fetch_add(packets, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let now_ms = (self.pull.clock)();
+        {
+            let mut state = self.pull.state.lock();
+            state.readers -= 1;
+            state.left_ms = now_ms;
+        }
+        let read_ms = now_ms.saturating_sub(self.since_ms);
+        self.pull.figures.reading_ms.fetch_add(read_ms, Ordering::Relaxed);
+        let before = self.pulls.viewers.fetch_sub(1, Ordering::SeqCst);
+        self.pulls.note_crossing(before, Event::LimitMiss);
+        self.pull.told.notify_one();
+    }
+}

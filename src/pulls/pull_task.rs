@@ -1,0 +1,272 @@
+//! The life of a pulled stream: connect, receive, align, append; and again, with the next upstream.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
+
+use super::Place;
+use super::pull_table::{Pull, Pulls};
+use super::upstream::{self, Received, Source};
+use crate::fetch::HttpClient;
+use crate::packager::marks::Marker;
+use crate::packager::{Feed, Packager, Refusal};
+use crate::store::{BeginError, ObjectInfo, WriteError, Writer};
+use crate::wire::mpegts::{Continuity, PacketAligner};
+
+/// Packets are gathered so long, or up to so many bytes, before readers are woken for them.
+const GATHER: Duration = Duration::from_millis(10);
+const GATHER_BYTES: usize = 32 << 10;
+
+/// What a stream's task works with.
+pub(super) struct PullTask {
+    pub(super) pulls: Arc<Pulls>,
+    pub(super) pull: Arc<Pull>,
+    pub(super) packager: Arc<Packager>,
+    pub(super) http: HttpClient,
+}
+
+/// Why nothing more comes from an upstream.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("it cannot be reached: {0}")]
+    Connect(io::Error),
+    #[error("no answer within pull.connect_timeout_s")]
+    ConnectTimeout,
+    #[error("it broke: {0}")]
+    Broke(#[from] io::Error),
+    #[error("it has ended")]
+    Ended,
+    #[error("no whole packet within pull.read_timeout_s")]
+    Silent,
+    #[error("another sender has taken over")]
+    Restarted,
+    #[error("it is not wanted any more")]
+    Unwanted,
+    #[error("it cannot be stored: {0}")]
+    Begin(#[from] BeginError),
+    #[error("it cannot be stored: {0}")]
+    Write(#[from] WriteError),
+    #[error("it cannot be listed: {}", .0.text)]
+    Refused(Refusal),
+}
+
+impl PullTask {
+    /// Runs until it is dropped.
+    pub(super) async fn run(self) {
+        let options = &self.pull.options;
+        let (mut upstream, mut failures) = (0, 0);
+        let mut continuity = Continuity::default();
+        loop {
+            self.until_wanted().await;
+            let began = self.now();
+            let (was_live, lost) = self.attend(upstream, &mut continuity).await;
+            let shown = &options.upstreams[upstream].shown;
+            tracing::info!(stream = options.name, upstream = shown, %lost, "an upstream was lost");
+            if matches!(lost, Lost::Unwanted) {
+                failures = 0;
+                continue;
+            }
+            upstream = (upstream + 1) % options.upstreams.len();
+            if was_live {
+                // One that comes and goes at once does so in its own time.
+                failures = 0;
+                self.pause(options.reconnect.saturating_sub(self.now() - began)).await;
+                continue;
+            }
+            failures += 1;
+            // All others are tried before anything is waited for.
+            let rounds = failures / options.upstreams.len() as u32;
+            if rounds > 0 && failures.is_multiple_of(options.upstreams.len() as u32) {
+                let pause = options.reconnect.saturating_mul(1 << (rounds - 1).min(16));
+                self.pause(pause.min(options.reconnect_max)).await;
+            }
+        }
+    }
+
+    fn now(&self) -> Instant {
+        (self.pull.options.now)().into()
+    }
+
+    async fn until_wanted(&self) {
+        while !self.pull.is_wanted() {
+            self.pull.told.notified().await;
+        }
+    }
+
+    /// Wait, unless a reader comes that wants it now.
+    async fn pause(&self, pause: Duration) {
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = self.until_unwanted() => {}
+        }
+    }
+
+    /// On demand: ready when the last reader has been gone for long enough.
+    async fn until_unwanted(&self) {
+        loop {
+            // Asked in between too: a wait that is over is not told.
+            let told = timeout(Duration::from_secs(1), self.pull.told.notified());
+            let _ = told.await;
+            if !self.pull.is_wanted() {
+                return;
+            }
+        }
+    }
+
+    /// One connection, from its attempt to its end.
+    async fn attend(&self, upstream: usize, continuity: &mut Continuity) -> (bool, Lost) {
+        let options = &self.pull.options;
+        let connected = match &options.upstreams[upstream].place {
+            // However long nobody comes.
+            Place::Listener(listener) => Ok(upstream::accept(listener).await),
+            Place::Url(url) => {
+                timeout(options.connect_timeout, upstream::open(url, options, &self.http)).await
+            }
+        };
+        let source = match connected {
+            Ok(Ok(source)) => source,
+            Ok(Err(error)) => return (false, Lost::Connect(error)),
+            Err(_) => return (false, Lost::ConnectTimeout),
+        };
+        self.pulls.connected(&self.pull, Some(upstream));
+        let shown = &options.upstreams[upstream].shown;
+        tracing::info!(stream = options.name, upstream = shown, "an upstream is connected");
+        let mut live = None;
+        let outcome = tokio::select! {
+            outcome = self.receive(source, (upstream, &mut live), continuity) => outcome,
+            () = self.until_unwanted() => Err(Lost::Unwanted),
+        };
+        self.pulls.connected(&self.pull, None);
+        let was_live = live.is_some();
+        if let Some(live) = live {
+            self.pulls.end(&self.pull);
+            live.end();
+        }
+        (was_live, outcome.err().unwrap_or(Lost::Ended))
+    }
+
+    async fn receive(
+        &self,
+        mut source: Source,
+        (upstream, live): (usize, &mut Option<LiveStream>),
+        continuity: &mut Continuity,
+    ) -> Result<(), Lost> {
+        let read_timeout = self.pull.options.read_timeout;
+        let (mut aligner, mut received, mut packets) =
+            (PacketAligner::default(), Vec::new(), Vec::new());
+        let mut heard = self.now();
+        let mut due: Option<Instant> = None;
+        loop {
+            let outcome = tokio::select! {
+                outcome = source.receive(&mut received) => Some(outcome?),
+                () = sleep_until(due.unwrap_or(heard + read_timeout)) => None,
+            };
+            if !received.is_empty() {
+                aligner.push(&received, &mut |run| packets.extend_from_slice(run));
+                received.clear();
+            }
+            if !packets.is_empty() {
+                heard = self.now();
+            }
+            let is_due = outcome.is_none() || packets.len() >= GATHER_BYTES;
+            let is_end = !matches!(outcome, None | Some(Received::Bytes));
+            if !packets.is_empty() && (is_due || is_end) {
+                self.append(&packets, live, continuity)?;
+                self.pull.figures.note_received(upstream, packets.len() as u64);
+                packets.clear();
+                due = None;
+            } else if packets.is_empty() {
+                due = None;
+            } else {
+                due = due.or(Some(heard + GATHER));
+            }
+            match outcome {
+                Some(Received::End) => return Ok(()),
+                Some(Received::Restarted) => return Err(Lost::Restarted),
+                None if self.now() - heard >= read_timeout => return Err(Lost::Silent),
+                None | Some(Received::Bytes) => {}
+            }
+        }
+    }
+
+    fn append(
+        &self,
+        packets: &[u8],
+        live: &mut Option<LiveStream>,
+        continuity: &mut Continuity,
+    ) -> Result<(), Lost> {
+        let Some(live) = live else {
+            let break_packets = continuity.break_packets().into();
+            *live = Some(self.begin(break_packets)?);
+            return self.append(packets, live, continuity);
+        };
+        continuity.note(packets);
+        live.append(packets, self.pull.options.window_bytes)?;
+        self.pulls.note(&self.pull);
+        Ok(())
+    }
+
+    fn begin(&self, break_packets: Bytes) -> Result<LiveStream, Lost> {
+        let options = &self.pull.options;
+        let feed = if options.live_name.is_empty() {
+            None
+        } else {
+            self.packager.feed(&options.live_name).map_err(Lost::Refused)?
+        };
+        let label = format!("pull {}", options.name);
+        let info = ObjectInfo { created_ms: self.pulls.now_ms(), ..ObjectInfo::default() };
+        let writer = self.pulls.store.begin_unnamed(&label, info, None)?;
+        let gap_ms = self.pulls.begin(&self.pull, writer.object().clone(), break_packets);
+        tracing::info!(stream = options.name, ?gap_ms, "a stream is live");
+        let watcher = match feed {
+            Some(feed) => Watcher::Feed(Box::new(feed)),
+            None => Watcher::Marker(Box::default()),
+        };
+        Ok(LiveStream { writer, watcher })
+    }
+}
+
+/// Who looks at packets once they are appended.
+enum Watcher {
+    /// Of a publishing point. Dropped, it leads to a discontinuity.
+    Feed(Box<Feed>),
+    Marker(Box<Marker>),
+}
+
+/// What a connection brings.
+struct LiveStream {
+    writer: Writer,
+    watcher: Watcher,
+}
+
+impl LiveStream {
+    fn append(&mut self, packets: &[u8], window_bytes: u64) -> Result<(), Lost> {
+        self.writer.append(&[IoSlice::new(packets)])?;
+        let before = self.writer.object().last_random_access();
+        self.look(packets, window_bytes)?;
+        if self.writer.object().last_random_access() != before {
+            self.writer.tell_marks();
+        }
+        Ok(())
+    }
+
+    /// Show them to who lists them, or note where decoders may begin; and give up what is old.
+    fn look(&mut self, packets: &[u8], window_bytes: u64) -> Result<(), Lost> {
+        let keep_from = self.writer.object().tail().saturating_sub(window_bytes);
+        self.writer.keep_from(keep_from);
+        match &mut self.watcher {
+            Watcher::Feed(feed) => feed.note(packets, &mut self.writer).map_err(Lost::Refused),
+            Watcher::Marker(marker) => {
+                marker.note(packets, &mut self.writer);
+                self.writer.trim(keep_from);
+                Ok(())
+            }
+        }
+    }
+
+    fn end(self) {
+        self.writer.end_unnamed();
+    }
+}
