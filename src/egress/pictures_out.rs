@@ -23,8 +23,8 @@ use crate::wire::http1::Chunk;
 use crate::wire::multipart::MixedReplace;
 use crate::wire::tcp_framing::PictureKind;
 
-/// What the kernel keeps for a viewer: more would only make what it sees older.
-pub(super) const SEND_BUFFER_BYTES: usize = 512 << 10;
+/// What the kernel keeps for a viewer beside what is under way: more would only make what it sees older.
+pub(super) const UNSENT_BYTES: u32 = 128 << 10;
 /// A viewer looks so often whether there is a track that suits it better.
 const LOOK_PICTURES: u64 = 64;
 
@@ -47,7 +47,7 @@ impl Pictures {
     ) -> Result<(), CutReason> {
         let egress = sender.egress;
         egress.counters.add(Counter::CameraViewers, 1);
-        sender.socket.limit_send_buffer(SEND_BUFFER_BYTES);
+        sender.socket.limit_unsent(UNSENT_BYTES);
         // A viewer waits for the first delimiter to know what comes.
         sender.put_made(&Bytes::from_static(MixedReplace::BEGIN)).await?;
         sender.flush_prefix().await?;

@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::Egress;
 use super::messages_out::{MessagesOut, Over};
-use super::pictures_out::SEND_BUFFER_BYTES;
+use super::pictures_out::UNSENT_BYTES;
 use crate::cameras::{Pace, Track, Wanted, Watch};
 use crate::runtime::counters::Counter;
 use crate::runtime::deadlines::{Deadline, Phase};
@@ -66,7 +66,7 @@ async fn run(
     let pulse = (Pulse::new(egress.options.ping_interval_s, None), PING);
     let mut out = MessagesOut::start(egress, (socket, deadline), pulse, (head, input)).await?;
     out.flush().await?;
-    socket.limit_send_buffer(SEND_BUFFER_BYTES);
+    socket.limit_unsent(UNSENT_BYTES);
     egress.counters.add(Counter::CameraViewers, 1);
     let lag_max = egress.cameras.options.lag_pictures_max;
     let mut pace = Pace::new(wanted, lag_max, clock::tick_ms());

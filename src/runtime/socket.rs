@@ -178,10 +178,21 @@ impl Socket {
         Ok(address.ip().to_canonical())
     }
 
-    /// The kernel keeps about so many bytes that the peer has not taken, and no more.
-    pub fn limit_send_buffer(&self, bytes: usize) {
-        // Not done, the peer sees older pictures: nothing worse.
-        let _ = sockopt::set_socket_send_buffer_size(self.fd(), bytes);
+    /// The kernel takes bytes while about so many are left that it has not sent. What is on its way to the
+    /// peer does not count, so this limits no speed, as a limit of the send buffer would.
+    pub fn limit_unsent(&self, bytes: u32) {
+        let length = size_of_val(&bytes) as libc::socklen_t;
+        // SAFETY: `bytes` outlives the call, and its true size is passed; the descriptor is open.
+        let _ = unsafe {
+            // Not done, the peer sees older pictures: nothing worse.
+            libc::setsockopt(
+                self.fd().as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_NOTSENT_LOWAT,
+                (&raw const bytes).cast(),
+                length,
+            )
+        };
     }
 
     /// No more bytes to the peer; it sees an orderly end.
