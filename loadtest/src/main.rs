@@ -10,6 +10,7 @@ mod http;
 mod multipart;
 mod outcome;
 mod pattern;
+mod picture_sight;
 mod publish;
 mod report;
 mod scenarios;
@@ -17,6 +18,7 @@ mod session;
 #[allow(unsafe_code, reason = "the one place for system calls")]
 mod sys;
 mod target;
+mod transport;
 mod uplink;
 mod viewer;
 mod websocket;
@@ -29,7 +31,9 @@ use clap::{Parser, Subcommand};
 
 use crate::cpu::Server;
 use crate::report::Report;
-use crate::scenarios::{Context, churn, get, held, idle, limit, live, pictures, put, slow};
+use crate::scenarios::{
+    Context, churn, get, held, idle, limit, live, packets, pictures, put, slow,
+};
 
 /// Completions of as many readers as a process may have open fit without overflow.
 const RING_COMPLETIONS: u32 = 32_768;
@@ -70,6 +74,8 @@ enum Mode {
     Churn(churn::Args),
     /// Blocking playlist reload: from the last byte of a part to the first byte at each client
     Held(held::Args),
+    /// A transport stream that the server pulls from here, and many readers of it
+    Packets(packets::Args),
     /// Cameras and their viewers, some of which take nothing: the others must lose nothing
     Pictures(pictures::Args),
 }
@@ -101,6 +107,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Mode::Idle(args) => drive(idle::run(args, &context), cli.json),
         Mode::Churn(args) => drive(churn::run(args, &context), cli.json),
         Mode::Held(args) => drive(held::run(args, &context), cli.json),
+        Mode::Packets(args) => drive(packets::run(args, &context), cli.json),
         Mode::Pictures(args) => drive(pictures::run(args, &context), cli.json),
     }
 }

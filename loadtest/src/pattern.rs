@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 pub(crate) const HEADER_BYTES: usize = 16;
 pub(crate) const PREAMBLE_BYTES: usize = 64;
 const MAGIC: u32 = 0x7761_7465;
+/// Set in every byte of a body, so that no start code (ISO/IEC 14496-10, annex B) is in one.
+const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
 /// What one run publishes: the content of its appends and the stamps they were sent with.
 /// Shared by the publisher, the readers, and in `limit` the sending thread.
@@ -223,13 +225,13 @@ fn matches(bytes: &[u8], template: &[u8], key: u64) -> bool {
 
 fn template(length: usize) -> Vec<u8> {
     let words = 0..length.div_ceil(8) as u64;
-    let mut bytes: Vec<u8> = words.flat_map(|word| mix(word).to_le_bytes()).collect();
+    let mut bytes: Vec<u8> = words.flat_map(|word| (mix(word) | HIGH_BITS).to_le_bytes()).collect();
     bytes.truncate(length);
     bytes
 }
 
 fn key(sequence: u32) -> u64 {
-    mix(u64::from(sequence) | 1 << 63)
+    mix(u64::from(sequence) | 1 << 63) & !HIGH_BITS
 }
 
 /// The output step of splitmix64: neighbouring inputs give unrelated words.

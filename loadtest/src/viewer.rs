@@ -1,60 +1,62 @@
-//! A viewer of a camera: its pictures as parts that replace each other, each checked byte by byte. It finds
-//! what is torn; pictures that never came it counts, for one that is slow may miss some.
+//! A viewer of something without an end, over HTTP: a connection, and what its body shows, which is
+//! checked byte by byte.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use tokio_uring::net::TcpStream;
 
 use crate::follow::{Reads, Tally};
-use crate::http::{self, Response};
-use crate::multipart::{self, Parts};
+use crate::http::{Event, Response};
 use crate::outcome::Fault;
-use crate::pattern::{HEADER_BYTES, Plan, Verifier, sequence_of};
 use crate::target::Target;
 
-pub(crate) struct Viewer {
+/// What a viewer makes of the body.
+pub(crate) trait Sight {
+    fn take(&mut self, body: &[u8], tally: &Tally) -> Result<(), Fault>;
+
+    /// Whether something whole has been seen.
+    fn has_begun(&self) -> bool;
+
+    /// The body has ended.
+    fn end(&self) -> Result<(), Fault>;
+
+    /// How far it has come, for a fault.
+    fn place(&self) -> String;
+}
+
+pub(crate) struct Viewer<S> {
     stream: Rc<TcpStream>,
     buffer: Vec<u8>,
     response: Response,
-    parts: Parts,
-    sight: Sight,
+    sight: S,
     ended: bool,
 }
 
-/// The pictures of a camera as one viewer gets them.
-struct Sight {
-    plan: Arc<Plan>,
-    verifier: Verifier,
-    /// Of the picture that is coming, as far as it has come.
-    header: Vec<u8>,
-    /// What its part told.
-    length: u64,
-    /// Of the last whole one.
-    newest: Option<u32>,
-}
-
-impl Viewer {
+impl<S: Sight> Viewer<S> {
     /// On a connection over which the request has not gone out yet.
-    pub(crate) fn new(stream: TcpStream, plan: &Arc<Plan>) -> Viewer {
-        // One read takes a whole picture and its framing.
-        let buffer_bytes = (plan.append_bytes() + 512).next_multiple_of(4096).min(256 * 1024);
+    /// Something of this length is read at once, with its framing.
+    pub(crate) fn new(stream: TcpStream, sight: S, whole_bytes: usize) -> Viewer<S> {
+        let buffer_bytes = (whole_bytes + 512).next_multiple_of(4096).min(256 * 1024);
         Viewer {
             stream: Rc::new(stream),
             buffer: vec![1; buffer_bytes],
             response: Response::new(),
-            parts: Parts::new(),
-            sight: Sight::new(plan.clone()),
+            sight,
             ended: false,
         }
     }
 
-    /// Connects and reads until a picture is there.
-    pub(crate) async fn join(target: &Target, plan: &Arc<Plan>, tally: &Tally) -> Result<Viewer> {
-        let mut viewer = Viewer::new(target.connect().await?, plan);
+    /// Connects and reads until something is there.
+    pub(crate) async fn join(
+        target: &Target,
+        sight: S,
+        whole_bytes: usize,
+        tally: &Tally,
+    ) -> Result<Viewer<S>> {
+        let mut viewer = Viewer::new(target.connect().await?, sight, whole_bytes);
         viewer.request(target).await?;
-        while viewer.sight.newest.is_none() && !viewer.ended {
+        while !viewer.sight.has_begun() && !viewer.ended {
             viewer.step(tally).await?;
         }
         Ok(viewer)
@@ -70,9 +72,9 @@ impl Viewer {
         self.buffer = buffer;
         match result {
             Ok(0) if self.response.ends_with_connection() => self.end(),
-            Ok(0) => Err(self.sight.lost("the connection was closed")),
+            Ok(0) => Err(self.lost("the connection was closed")),
             Ok(length) => self.take(length, tally),
-            Err(error) => Err(self.sight.lost(&error.to_string())),
+            Err(error) => Err(self.lost(&error.to_string())),
         }
     }
 
@@ -80,32 +82,32 @@ impl Viewer {
         let mut input = &self.buffer[..length];
         loop {
             match self.response.next(&mut input) {
-                Ok(http::Event::Head(head)) if head.status == 200 => {}
-                Ok(http::Event::Head(head)) => {
+                Ok(Event::Head(head)) if head.status == 200 => {}
+                Ok(Event::Head(head)) => {
                     return Err(Fault::Lost(format!("the server answered {}", head.status)));
                 }
-                Ok(http::Event::Body(body)) => {
+                Ok(Event::Body(body)) => {
                     tally.bytes.set(tally.bytes.get() + body.len() as u64);
-                    take_parts(&mut self.parts, body, &mut self.sight, tally)?;
+                    self.sight.take(body, tally)?;
                 }
-                Ok(http::Event::End) => return self.end(),
-                Ok(http::Event::NeedMore) => return Ok(()),
+                Ok(Event::End) => return self.end(),
+                Ok(Event::NeedMore) => return Ok(()),
                 Err(error) => return Err(Fault::Corrupt(error.to_string())),
             }
         }
     }
 
-    /// The body has ended: properly, if that is between two pictures.
     fn end(&mut self) -> Result<(), Fault> {
         self.ended = true;
-        match self.parts.is_between() {
-            true => Ok(()),
-            false => Err(Fault::Corrupt("the body ends within a picture".to_owned())),
-        }
+        self.sight.end()
+    }
+
+    fn lost(&self, why: &str) -> Fault {
+        Fault::Lost(format!("{why} {}", self.sight.place()))
     }
 }
 
-impl Reads for Viewer {
+impl<S: Sight> Reads for Viewer<S> {
     fn stream(&self) -> Rc<TcpStream> {
         self.stream.clone()
     }
@@ -115,167 +117,5 @@ impl Reads for Viewer {
             self.step(tally).await?;
         }
         Ok(())
-    }
-}
-
-fn take_parts(
-    parts: &mut Parts,
-    mut body: &[u8],
-    sight: &mut Sight,
-    tally: &Tally,
-) -> Result<(), Fault> {
-    loop {
-        match parts.next(&mut body) {
-            Ok(multipart::Event::Part { length }) => sight.begin(length),
-            Ok(multipart::Event::Bytes { bytes, is_last }) => {
-                sight.take(bytes, tally)?;
-                if is_last {
-                    sight.end()?;
-                }
-            }
-            Ok(multipart::Event::NeedMore) => return Ok(()),
-            Err(multipart::Malformed(why)) => return Err(Fault::Corrupt(why.to_owned())),
-        }
-    }
-}
-
-impl Sight {
-    fn new(plan: Arc<Plan>) -> Sight {
-        let verifier = Verifier::new(plan.clone());
-        let header = Vec::with_capacity(HEADER_BYTES);
-        Sight { plan, verifier, header, length: 0, newest: None }
-    }
-
-    fn begin(&mut self, length: u64) {
-        self.length = length;
-        self.header.clear();
-    }
-
-    fn take(&mut self, mut bytes: &[u8], tally: &Tally) -> Result<(), Fault> {
-        if self.header.len() < HEADER_BYTES {
-            let (head, rest) = bytes.split_at(bytes.len().min(HEADER_BYTES - self.header.len()));
-            self.header.extend_from_slice(head);
-            bytes = rest;
-            if self.header.len() < HEADER_BYTES {
-                return Ok(());
-            }
-            self.turn_to_picture(tally)?;
-            let header = std::mem::take(&mut self.header);
-            self.verify(&header, tally)?;
-            self.header = header;
-        }
-        self.verify(bytes, tally)
-    }
-
-    /// The verifier goes to the picture that this header is of.
-    fn turn_to_picture(&mut self, tally: &Tally) -> Result<(), Fault> {
-        let expected = self.newest.map_or(0, |newest| newest + 1);
-        let sequence = sequence_of(&self.header).filter(|at| *at <= self.plan.appends());
-        let sequence = sequence.filter(|at| self.length == self.plan.bytes_of(*at));
-        let Some(sequence) = sequence else {
-            return Err(self.corrupt("what begins there is no picture"));
-        };
-        if sequence < expected {
-            return Err(self.corrupt(&format!("picture {sequence} comes there")));
-        }
-        if self.newest.is_some() {
-            tally.skipped.set(tally.skipped.get() + u64::from(sequence - expected));
-        }
-        self.verifier.turn_to(sequence);
-        self.newest = Some(sequence);
-        Ok(())
-    }
-
-    fn verify(&mut self, bytes: &[u8], tally: &Tally) -> Result<(), Fault> {
-        let Err(corrupt) = self.verifier.push(bytes, |stamp_ns| tally.delivered(stamp_ns)) else {
-            return Ok(());
-        };
-        Err(Fault::Corrupt(corrupt.to_string()))
-    }
-
-    fn end(&self) -> Result<(), Fault> {
-        match self.verifier.is_between_appends() && self.header.len() == HEADER_BYTES {
-            true => Ok(()),
-            false => Err(self.corrupt("it is not whole")),
-        }
-    }
-
-    fn corrupt(&self, why: &str) -> Fault {
-        Fault::Corrupt(format!("{why}, {}", self.place()))
-    }
-
-    fn lost(&self, why: &str) -> Fault {
-        Fault::Lost(format!("{why} {}", self.place()))
-    }
-
-    fn place(&self) -> String {
-        self.newest
-            .map_or("before any picture".to_owned(), |newest| format!("after picture {newest}"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn part(plan: &Plan, sequence: u32) -> Vec<u8> {
-        let mut picture = vec![0; plan.bytes_of(sequence) as usize];
-        plan.fill(sequence, &mut picture);
-        plan.stamp(sequence, 1, &mut picture);
-        let mut part = format!("Content-Length: {}\r\n\r\n", picture.len()).into_bytes();
-        part.extend(picture);
-        part.extend(b"\r\n--x\r\n");
-        part
-    }
-
-    /// What a viewer makes of these bytes: pictures, and how many are missing.
-    fn watch(plan: &Arc<Plan>, body: &[u8], piece: usize) -> Result<(u64, u64), Fault> {
-        let (tally, mut parts) = (Tally::new(), Parts::new());
-        let mut sight = Sight::new(plan.clone());
-        for bytes in body.chunks(piece) {
-            take_parts(&mut parts, bytes, &mut sight, &tally)?;
-        }
-        assert!(parts.is_between());
-        Ok((tally.deliveries.get(), tally.skipped.get()))
-    }
-
-    fn body(plan: &Plan, pictures: &[u32]) -> Vec<u8> {
-        let parts = pictures.iter().flat_map(|sequence| part(plan, *sequence));
-        b"--x\r\n".iter().copied().chain(parts).collect()
-    }
-
-    #[test]
-    fn pictures_are_counted_and_so_are_missing_ones() {
-        let plan = Plan::new(50, 9);
-        for piece in [1, 7, 100, 10_000] {
-            assert_eq!(watch(&plan, &body(&plan, &[0, 1, 2, 3]), piece), Ok((3, 0)));
-            assert_eq!(
-                watch(&plan, &body(&plan, &[4, 5, 8]), piece),
-                Ok((3, 2)),
-                "from the middle"
-            );
-        }
-    }
-
-    #[test]
-    fn torn_pictures_are_found() {
-        let plan = Plan::new(50, 9);
-        for order in [[1, 2, 2], [1, 3, 2]] {
-            assert!(watch(&plan, &body(&plan, &order), 33).is_err(), "{order:?}");
-        }
-        let good = body(&plan, &[1, 2]);
-        let picture_at = good.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
-        for at in [0, 5, 9, 16, 49] {
-            let mut bad = good.clone();
-            bad[picture_at + at] ^= 1;
-            assert!(watch(&plan, &bad, 33).is_err(), "byte {at}");
-        }
-        // The beginning of one and the end of another.
-        let mut torn = good.clone();
-        let second_at = good.len() - 50 - 7;
-        torn.copy_within(second_at + 20..second_at + 50, picture_at + 20);
-        assert!(watch(&plan, &torn, 33).is_err());
-        let text = b"--x\r\nContent-Length: 3\r\n\r\nabc\r\n--x\r\n";
-        assert!(watch(&plan, text, 33).is_err());
     }
 }

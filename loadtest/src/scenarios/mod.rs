@@ -7,6 +7,7 @@ pub(crate) mod held;
 pub(crate) mod idle;
 pub(crate) mod limit;
 pub(crate) mod live;
+pub(crate) mod packets;
 pub(crate) mod pictures;
 pub(crate) mod put;
 pub(crate) mod slow;

@@ -15,6 +15,7 @@ use crate::camera::{self, Camera};
 use crate::follow::{self, Audience, Tally};
 use crate::outcome::Outcome;
 use crate::pattern::Plan;
+use crate::picture_sight::PictureSight;
 use crate::publish;
 use crate::report::{self, ClientShare, LatencyMs, Report};
 use crate::sys;
@@ -95,7 +96,7 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<PicturesReport
     let tally = Tally::new();
     let join = |index| {
         let (scene, tally) = (Scene::of(&scenes, index), tally.clone());
-        async move { Viewer::join(&scene.target, &scene.plan, &tally).await }
+        async move { scene.join(&tally).await }
     };
     let viewers = follow::join_readers(args.viewers, Duration::ZERO, join).await?;
     let audience = Audience::start(viewers, &tally);
@@ -159,11 +160,16 @@ impl Scene {
         scenes[index % scenes.len()].clone()
     }
 
+    async fn join(&self, tally: &Tally) -> Result<Viewer<PictureSight>> {
+        let sight = PictureSight::new(&self.plan);
+        Viewer::join(&self.target, sight, self.plan.append_bytes(), tally).await
+    }
+
     /// Nothing is said to a camera, so a viewer has to try.
     async fn wait_until_visible(&self) -> Result<()> {
         let deadline = sys::monotonic_ns() + APPEAR_MS_MAX * 1_000_000;
         loop {
-            let Err(error) = Viewer::join(&self.target, &self.plan, &Tally::new()).await else {
+            let Err(error) = self.join(&Tally::new()).await else {
                 return Ok(());
             };
             if sys::monotonic_ns() > deadline {
@@ -174,12 +180,13 @@ impl Scene {
     }
 }
 
-async fn connect_stalled(scenes: &[Scene], count: usize) -> Result<Vec<Viewer>> {
+async fn connect_stalled(scenes: &[Scene], count: usize) -> Result<Vec<Viewer<PictureSight>>> {
     let mut viewers = Vec::with_capacity(count);
     for index in 0..count {
         let Scene { target, plan } = Scene::of(scenes, index);
         let socket = target.connect_blocking(Some(RECEIVE_BYTES))?;
-        let viewer = Viewer::new(TcpStream::from_std(socket.into()), &plan);
+        let stream = TcpStream::from_std(socket.into());
+        let viewer = Viewer::new(stream, PictureSight::new(&plan), plan.append_bytes());
         viewer.request(&target).await?;
         viewers.push(viewer);
     }
