@@ -83,31 +83,38 @@ async fn run(
     }
 }
 
-/// Where a viewer may begin.
-struct Key {
+/// What a viewer gets as one message.
+struct Piece {
+    preamble: Bytes,
     /// From there to the end of its message.
     start: u64,
     message: Message,
-    preamble: Bytes,
+}
+
+impl Piece {
+    /// Behind another one.
+    fn behind(message: Message) -> Piece {
+        Piece { preamble: Bytes::new(), start: message.start, message }
+    }
 }
 
 /// The newest key picture that is kept, if there is one behind `after`.
-fn key(track: &Track, after: u64) -> Option<Key> {
+fn key(track: &Track, after: u64) -> Option<Piece> {
     let object = &track.object;
     if track.kind == PictureKind::Mjpeg {
         let newest = object.messages().1.checked_sub(1)?;
         let MessageLook::Here(message) = object.message(newest) else { return None };
-        return Some(Key { start: message.start, message, preamble: Bytes::new() });
+        return Some(Piece::behind(message));
     }
     let start = object.last_random_access().filter(|start| *start >= after)?;
     let message = object.message_at(start)?;
     // The start code has a fourth byte: the message is sent whole.
     let start = if start == message.start + 1 { message.start } else { start };
-    Some(Key { start, message, preamble: object.preamble().unwrap_or_default() })
+    Some(Piece { preamble: object.preamble().unwrap_or_default(), start, message })
 }
 
 /// Ready with a key, or with `None` at the end of the object.
-fn poll_key(track: &Track, reader: &mut Reader, context: &mut Context<'_>) -> Poll<Option<Key>> {
+fn poll_key(track: &Track, reader: &mut Reader, context: &mut Context<'_>) -> Poll<Option<Piece>> {
     reader.wake_at_growth(context);
     let is_open = track.object.is_open();
     match key(track, 0) {
@@ -129,47 +136,39 @@ async fn follow_track(
     let mut quality = pace.quality();
     watch.note_track(track, object.messages().1);
     let first = out.wait(|context| poll_key(track, &mut reader, context)).await?;
-    let Some(mut key_now) = first else { return Ok(()) };
-    'keys: loop {
-        reader = out.reader(object, key_now.start);
-        let mut end = key_now.message.end;
-        let mut preamble = std::mem::take(&mut key_now.preamble);
-        let mut next = key_now.message.number;
-        loop {
-            if let Some(unsent) = out.message(Opcode::Binary, &preamble, &mut reader, end)? {
-                out.finish(unsent, &mut reader).await?;
-            }
-            preamble = Bytes::new();
-            next += 1;
-            watch.note_next(next);
-            egress.counters.add(Counter::PicturesSent, 1);
-            if out.is_on_a_streak() {
-                out.look_aside().await?;
-            }
-            let look = out.wait(|context| reader.poll_message(next, context)).await?;
-            let (_, newest) = object.messages();
-            let is_gone = matches!(look, MessageLook::Forgotten { .. });
-            if is_gone || pace.is_too_far(newest.saturating_sub(next + 1)) {
-                let newer = key(track, reader.offset()).filter(|key| key.message.number > next);
-                if let Some(newer) = newer {
-                    let skipped = newer.message.number - next;
-                    pace.note(skipped, clock::tick_ms());
-                    watch.note_skipped(skipped);
-                    egress.counters.add(Counter::PicturesSkipped, skipped);
-                    key_now = newer;
-                    continue 'keys;
-                }
-            }
+    let Some(mut piece) = first else { return Ok(()) };
+    loop {
+        reader.advance(piece.start - reader.offset());
+        let end = piece.message.end;
+        if let Some(unsent) = out.message(Opcode::Binary, &piece.preamble, &mut reader, end)? {
+            out.finish(unsent, &mut reader).await?;
+        }
+        let next = piece.message.number + 1;
+        watch.note_next(next);
+        egress.counters.add(Counter::PicturesSent, 1);
+        if out.is_on_a_streak() {
+            out.look_aside().await?;
+        }
+        let look = out.wait(|context| reader.poll_message(next, context)).await?;
+        let (_, newest) = object.messages();
+        let is_gone = matches!(look, MessageLook::Forgotten { .. });
+        let is_late = is_gone || pace.is_too_far(newest.saturating_sub(next + 1));
+        let newer = if is_late { key(track, reader.offset()) } else { None };
+        piece = match (newer.filter(|key| key.message.number > next), look) {
+            (Some(newer), _) => newer,
+            (None, MessageLook::Here(message)) => Piece::behind(message),
             // Nothing is left: another start is looked for.
-            let MessageLook::Here(message) = look else { return Ok(()) };
-            pace.note(0, clock::tick_ms());
-            if pace.quality() != quality || next.is_multiple_of(LOOK_PIECES) {
-                if watch.has_better(track, pace.quality()) {
-                    return Ok(());
-                }
-                quality = pace.quality();
+            (None, _) => return Ok(()),
+        };
+        let skipped = piece.message.number - next;
+        pace.note(skipped, clock::tick_ms());
+        watch.note_skipped(skipped);
+        egress.counters.add(Counter::PicturesSkipped, skipped);
+        if pace.quality() != quality || next.is_multiple_of(LOOK_PIECES) {
+            if watch.has_better(track, pace.quality()) {
+                return Ok(());
             }
-            end = message.end;
+            quality = pace.quality();
         }
     }
 }
