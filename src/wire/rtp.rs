@@ -50,11 +50,7 @@ pub enum RtpError {
 /// One datagram, its head taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RtpPacket<'b> {
-    /// The time stamp is not what came before it made one expect (RFC 2250 §2).
-    pub marker: bool,
     pub sequence: u16,
-    /// 90 kHz.
-    pub timestamp: u32,
     /// Who sends: a number of its own choice.
     pub source: u32,
     /// Transport packets.
@@ -68,7 +64,7 @@ impl RtpPacket<'_> {
         if first >> 6 != VERSION {
             return Err(RtpError::Version(first >> 6));
         }
-        let &[_, second, s0, s1, t0, t1, t2, t3, c0, c1, c2, c3] =
+        let &[_, second, s0, s1, _, _, _, _, c0, c1, c2, c3] =
             datagram.first_chunk::<FIXED_HEAD_BYTES>().ok_or(short)?;
         if second & 0x7f != PAYLOAD_TYPE_MP2T {
             return Err(RtpError::PayloadType(second & 0x7f));
@@ -88,9 +84,7 @@ impl RtpPacket<'_> {
             body = &body[..end.ok_or(RtpError::Padding(padding_bytes))?];
         }
         Ok(RtpPacket {
-            marker: second & 0x80 != 0,
             sequence: u16::from_be_bytes([s0, s1]),
-            timestamp: u32::from_be_bytes([t0, t1, t2, t3]),
             source: u32::from_be_bytes([c0, c1, c2, c3]),
             payload: body,
         })
@@ -300,8 +294,7 @@ mod tests {
     impl Listener {
         fn send(&mut self, source: u32, sequence: u16) {
             let payload = sequence.to_be_bytes();
-            let (marker, timestamp) = (false, 0);
-            let packet = RtpPacket { marker, sequence, timestamp, source, payload: &payload };
+            let packet = RtpPacket { sequence, source, payload: &payload };
             self.reorder.push(&packet, &mut |event| self.heard.push(heard(event)));
         }
 
@@ -332,13 +325,7 @@ mod tests {
     #[test]
     fn heads_are_taken_apart() {
         let packet = datagram(0x80, 0xa1, 0xfffe, b"media");
-        let expected = RtpPacket {
-            marker: true,
-            sequence: 0xfffe,
-            timestamp: 9,
-            source: 7,
-            payload: b"media",
-        };
+        let expected = RtpPacket { sequence: 0xfffe, source: 7, payload: b"media" };
         assert_eq!(RtpPacket::parse(&packet), Ok(expected));
         // Two contributors, an extension of one word, three bytes of padding.
         let rest = [&[1; 8][..], &[0xbe, 0xde, 0, 1], &[2; 4], b"media", &[0, 0, 3]].concat();
