@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use super::pull_routes;
 use super::reply::Reply;
 use super::route::{Case, Route, check_name};
 use super::{Core, Doors};
@@ -170,6 +171,9 @@ fn wants_append(request: &Request<'_, '_>, target: &Target<'_>) -> bool {
 fn append(case: &Case<'_>, target: &Target<'_>) -> Result<Upgrade, Reply> {
     if target.is_folder {
         return Err(Reply::append_failed("the name ends in a slash"));
+    }
+    if pull_routes::takes_nothing(case, &target.name, target.is_folder) {
+        return Err(Reply::fetched_is_read_only());
     }
     let session = field(case.request, SESSION).filter(|name| name.len() <= SESSION_BYTES_MAX);
     let session = session.map(str::to_owned);

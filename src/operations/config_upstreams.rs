@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{Config, ConfigError, HookAuth, options};
+use super::config::{Config, ConfigError, HookAuth, StoreSection, options};
+use super::config_cameras::{RawFormat, RawSection};
 use crate::store::is_object_name;
 use crate::wire::upstream_url::{HttpUrl, UpstreamUrl, shown};
 
@@ -189,6 +190,8 @@ pub(super) const USERS_HELP: (&str, &str) = (
 
 const DATAGRAM_BYTES_MIN: u32 = 1500;
 const DATAGRAM_BYTES_MAX: u32 = 65_536;
+/// More is not appended to a stream or a camera at once.
+const APPEND_BYTES_MAX: u64 = 1 << 20;
 const WINDOW_BYTES_MIN: u64 = 1 << 20;
 const WINDOW_BYTES_MAX: u64 = 1 << 40;
 const STATIC_BYTES_MAX: u64 = 1 << 30;
@@ -210,8 +213,12 @@ pub(super) fn check(config: &Config) -> Checked {
     let users = &config.users;
     check_users(users)?;
     config.viewers.check()?;
+    check_cameras(config)?;
     for pull in &config.pull {
         pull.check()?;
+        let whose = format!("of {:?}: ", pull.path);
+        let window = ("pull.window_bytes", pull.window_bytes, APPEND_BYTES_MAX);
+        check_window(window, &whose, &config.store)?;
         check_access("pull.access", &pull.path, pull.access.as_ref(), users)?;
     }
     for mirror in &config.mirror {
@@ -230,6 +237,40 @@ pub(super) fn check(config: &Config) -> Checked {
         notification.check(users)?;
     }
     check_owners(config)
+}
+
+/// What recordings are made of has no window.
+fn check_cameras(config: &Config) -> Checked {
+    let (cameras, store) = (&config.cameras, &config.store);
+    let is_pushed = |raw: &RawSection| raw.format == RawFormat::Mpegts;
+    if cameras.raw.iter().any(is_pushed) {
+        let window = ("cameras.raw", PullSection::default().window_bytes, APPEND_BYTES_MAX);
+        check_window(window, "", store)?;
+    }
+    if !cameras.is_enabled() || cameras.record_below.is_some() {
+        return Ok(());
+    }
+    let picture_bytes = u64::from(cameras.picture_bytes_max);
+    check_window(("cameras.window_bytes", cameras.window_bytes, picture_bytes), "", store)
+}
+
+/// What is given up goes in whole extents, so an endless object has its window, up to one extent, and
+/// what is being appended.
+fn check_window(
+    (key, window_bytes, appended_bytes): (&'static str, u64, u64),
+    whose: &str,
+    store: &StoreSection,
+) -> Checked {
+    let needed = window_bytes.saturating_add(store.extent_bytes).saturating_add(appended_bytes);
+    if store.object_bytes_max >= needed {
+        return Ok(());
+    }
+    let why = format!(
+        "{whose}store.object_bytes_max is {}, and {needed} are needed: {window_bytes} and one \
+         store.extent_bytes ({}) and {appended_bytes} for what is being appended",
+        store.object_bytes_max, store.extent_bytes
+    );
+    wrong(key, why)
 }
 
 fn check_users(users: &Users) -> Checked {
@@ -732,6 +773,33 @@ mod tests {
             config(&(pull("/cam.ts", "live = \"\"") + other)).unwrap();
         }
         config(&(pull("/cam/", "") + &pull("/cam", "live = \"\""))).unwrap();
+    }
+
+    /// Goal: an endless object that would be cut again and again, since it cannot have its window, is told.
+    #[test]
+    fn a_window_fits_into_an_object() {
+        let store =
+            |bytes: u64| format!("[store]\nextent_bytes = 1048576\nobject_bytes_max = {bytes}\n");
+        let pull = "[[pull]]\npath = \"/a\"\nupstreams = [\"tcp://a:1\"]\nwindow_bytes = 1048576\n";
+        let raw = |format: &str| {
+            format!(
+                "[cameras]\nraw = [{{ listen = \"127.0.0.1:0\", format = \"{format}\", \
+                 path = \"/door\" }}]\nwindow_bytes = 2097152\npicture_bytes_max = 1048576\n"
+            )
+        };
+        let (mjpeg, mpegts) = (raw("mjpeg"), raw("mpegts"));
+        for (section, needed, key) in [
+            (pull, 3 << 20, "pull.window_bytes"),
+            (&mjpeg, 4 << 20, "cameras.window_bytes"),
+            (&mpegts, 66 << 20, "cameras.raw"),
+        ] {
+            config(&(store(needed) + section)).unwrap();
+            let error = config(&(store(needed - 1) + section)).unwrap_err();
+            assert!(error.contains(&format!("option {key} is wrong")), "{error}");
+            assert!(error.contains(&format!("object_bytes_max is {}", needed - 1)), "{error}");
+        }
+        config(&(store(1 << 20) + &mjpeg + "record_below = \"/r/\"\n")).unwrap();
+        config(&store(1 << 20)).unwrap();
     }
 
     #[test]
