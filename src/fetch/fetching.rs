@@ -205,7 +205,8 @@ impl UnderWay {
         let client = self.section.outside.client();
         let answer = client.get(&url, &fields, options.timeout).await?;
         match (answer.status, previous) {
-            (200, _) => self.receive(answer, &url).await,
+            // RFC 9110 §15.3.4: a proxy in between has changed it, and it is whole.
+            (200 | 203, _) => self.receive(answer, &url).await,
             (304, Some(previous)) => {
                 self.section.counts.confirmed.fetch_add(1, Ordering::Relaxed);
                 let times = self.times(200, &answer.headers);
@@ -213,7 +214,7 @@ impl UnderWay {
                 let is_said = lifetime_s(&answer.headers).is_some();
                 Ok(Arc::new(previous.renewed(times, is_said)))
             }
-            (status @ (204 | 300 | 400.. | 201..=203), _) if status != 401 && status != 407 => {
+            (status @ (204 | 300 | 400..), _) if status != 401 && status != 407 => {
                 self.receive_text(answer).await
             }
             (status, _) => Err(FetchError::Status(status)),
@@ -236,7 +237,9 @@ impl UnderWay {
         let options = &self.section.options;
         let mut fields = passed_fields(headers, status);
         if options.is_static() {
-            fields.retain(|(name, _)| name == "Content-Type");
+            // Without its coding a body is not what its type says.
+            let is_of_body = |name: &str| name.starts_with("Content-");
+            fields.retain(|(name, _)| is_of_body(name));
         }
         if options.cache_s.is_some() {
             fields.retain(|(name, _)| name != "Cache-Control" && name != "Expires");

@@ -63,6 +63,21 @@ fn a_resource_is_whole_with_tag_and_ranges() {
     assert!(seen.field("user-agent").is_some_and(|agent| agent.starts_with("headwater/")));
 }
 
+/// Goal: bytes come with what says how to read them.
+#[test]
+fn a_coding_is_told() {
+    let lines = "Content-Type: text/css\r\nContent-Encoding: gzip\r\nContent-Language: de\r\n\
+        X-Odd: 1\r\n";
+    let upstream = Upstream::saying(ok(lines, b"\x1f\x8b..."));
+    let server = serving(&section("static", "/a.css", &upstream.url("/a"), ""));
+    let answer = get(server.address, "/a.css");
+    answer.assert_body(200, b"\x1f\x8b...");
+    assert_eq!(answer.needed("content-type"), "text/css");
+    assert_eq!(answer.needed("content-encoding"), "gzip");
+    assert_eq!(answer.needed("content-language"), "de");
+    assert!(answer.field("x-odd").is_none());
+}
+
 /// Goal: a crowd is one request. Method: the upstream answers when all 200 wait.
 #[test]
 fn all_who_wait_share_one_request() {
