@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hyper::header::{self, CONTENT_ENCODING, HeaderMap, HeaderValue};
 use rustix::fs::OFlags;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::VIA;
 use super::fetched::{Fetched, FetchedBody, Memory, Share, Times, passed_fields, validators_of};
@@ -21,7 +21,7 @@ use super::freshness::{age_s, lifetime_s};
 use super::http_client::{Answer, HttpError};
 use super::section::{Section, Source};
 use crate::runtime::clock;
-use crate::store::{ObjectInfo, Writer};
+use crate::store::{Object, ObjectInfo, Writer};
 use crate::wire::media_type::{self, Class};
 use crate::wire::upstream_url::HttpUrl;
 
@@ -36,6 +36,8 @@ const ANSWER_COST_BYTES: u64 = 2 << 10;
 /// Bytes of a file read in one piece.
 const FILE_PIECE_BYTES: usize = 256 << 10;
 const FILE_PIECES_WAITING_MAX: usize = 4;
+/// So many looks in a row find no reader of what arrives: it is given up.
+const ABANDONED_LOOKS: u32 = 8;
 /// The status of a file that is not there.
 const NOT_FOUND: u16 = 404;
 
@@ -58,6 +60,8 @@ enum FetchError {
     File(#[from] std::io::Error),
     #[error("it is no file")]
     NoFile,
+    #[error("nobody reads it any more")]
+    Abandoned,
 }
 
 impl FetchError {
@@ -77,7 +81,9 @@ impl FetchError {
             FetchError::Status(401 | 407) => Failure::Refused,
             FetchError::Status(_) => Failure::Broken,
             FetchError::TooLarge(_) => Failure::TooLarge,
-            FetchError::CacheFull | FetchError::Storage(_) => Failure::NoRoom,
+            FetchError::CacheFull | FetchError::Storage(_) | FetchError::Abandoned => {
+                Failure::NoRoom
+            }
             FetchError::File(_) | FetchError::NoFile => Failure::Unreachable,
         }
     }
@@ -164,6 +170,11 @@ impl UnderWay {
 
     fn fail(&self, error: &FetchError, previous: Option<Arc<Fetched>>) {
         let section = &self.section;
+        if matches!(error, FetchError::Abandoned) {
+            // Not the upstream's fault. It has landed, so nobody waits for an outcome.
+            section.counts.abandoned.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         section.counts.errors.fetch_add(1, Ordering::Relaxed);
         section.note(Some(error));
         let is_static = section.options.is_static();
@@ -305,7 +316,11 @@ impl UnderWay {
             return Ok(fetched);
         }
         self.land(Outcome::Answer(fetched.clone()));
-        self.take_body(answer, arrival, silence).await?;
+        let object = arrival.writer.object().clone();
+        tokio::select! {
+            taken = self.take_body(answer, arrival, silence) => taken?,
+            () = until_abandoned(&object, options.timeout) => return Err(FetchError::Abandoned),
+        }
         Ok(fetched)
     }
 
@@ -395,6 +410,15 @@ impl UnderWay {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Ready when nobody has read it for so long: then its body is not worth a place among the flights.
+async fn until_abandoned(object: &Object, patience: Duration) {
+    let mut unread_looks = 0;
+    while unread_looks < ABANDONED_LOOKS {
+        sleep(patience / ABANDONED_LOOKS).await;
+        unread_looks = if object.is_read() { 0 } else { unread_looks + 1 };
     }
 }
 

@@ -91,17 +91,19 @@ pub struct Counts {
     fetches: AtomicU64,
     confirmed: AtomicU64,
     errors: AtomicU64,
+    abandoned: AtomicU64,
     bytes: AtomicU64,
 }
 
 impl Counts {
     /// Name, help and value of each.
-    pub fn all(&self) -> [(&'static str, &'static str, u64); 4] {
+    pub fn all(&self) -> [(&'static str, &'static str, u64); 5] {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         [
             ("fetches", "Requests to upstreams of mirrors and static files", of(&self.fetches)),
             ("fetches_confirmed", "Answers 304: what was there is still good", of(&self.confirmed)),
             ("fetch_errors", "Fetches that failed or were cut", of(&self.errors)),
+            ("fetches_abandoned", "Fetches given up: nobody read them", of(&self.abandoned)),
             ("fetched_bytes", "Bytes of bodies that were fetched", of(&self.bytes)),
         ]
     }

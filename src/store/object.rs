@@ -11,7 +11,7 @@
 //! with the object that grows, and keeps its own end.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -148,6 +148,7 @@ pub struct Object {
     pub(super) extents: RwLock<Extents>,
     seal: OnceLock<Seal>,
     pub(super) wake_list: WakeList,
+    readers: AtomicUsize,
     marks: Mutex<Marks>,
     pub(super) messages: Messages,
     text_end: AtomicU64,
@@ -173,6 +174,7 @@ impl Object {
             extents: RwLock::new(Extents { list: VecDeque::new() }),
             seal: OnceLock::new(),
             wake_list: WakeList::default(),
+            readers: AtomicUsize::new(0),
             marks: Mutex::default(),
             messages: Messages::default(),
             text_end: AtomicU64::new(0),
@@ -217,6 +219,21 @@ impl Object {
 
     pub fn is_open(&self) -> bool {
         self.life() == Life::Open
+    }
+
+    /// Whether anybody reads it at this moment: for who could give up what nobody wants. No writer waits
+    /// for it, or depends on it.
+    pub fn is_read(&self) -> bool {
+        self.readers.load(Ordering::Relaxed) > 0
+    }
+
+    pub(super) fn enter_reader(&self) {
+        self.readers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn leave_reader(&self) {
+        let before = self.readers.fetch_sub(1, Ordering::Relaxed);
+        assert!(before > 0, "a reader leaves once");
     }
 
     /// End of what readers may see, in bytes.

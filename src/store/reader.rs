@@ -60,6 +60,7 @@ impl Reader {
         limit: u64,
     ) -> Reader {
         assert!(offset <= limit);
+        object.enter_reader();
         Reader {
             object,
             store: store.clone(),
@@ -237,6 +238,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        self.object.leave_reader();
         if let Some((list, Some(key))) = self.waiting.take() {
             list.leave(key);
         }

@@ -89,6 +89,60 @@ fn paths_and_answers_are_passed_on() {
     assert_eq!(upstream.count("/m/new"), 1, "HEAD has fetched it");
 }
 
+/// Goal: an answer that another proxy has changed is one as any other, however long; what has no body to
+/// pass on is none.
+#[test]
+fn answers_with_other_codes_are_passed_on_whole() {
+    let body = noise(5, 20_000);
+    let whole = body.clone();
+    let upstream = Upstream::start(move |seen, stream| {
+        let status = seen.target.rsplit('/').next().unwrap();
+        let head = format!("HTTP/1.1 {status} OK\r\nContent-Length: {}\r\n\r\n", whole.len());
+        stream.write_all(&[head.as_bytes(), &whole].concat()).is_ok()
+    });
+    let server = mirroring(upstream.address, "");
+    get(server.address, "/m/203").assert_body(200, &body);
+    for status in [201, 202] {
+        assert_eq!(get(server.address, &format!("/m/{status}")).status, 502, "{status}");
+    }
+}
+
+/// Goal: bodies that nobody reads any more give up their places for others, one that is read does not.
+/// Method: endless bodies take all places, and all readers but one leave.
+#[test]
+fn what_nobody_reads_gives_up_its_place() {
+    let upstream = Upstream::start(|seen, stream| {
+        if !seen.target.starts_with("/m/endless") {
+            return stream.write_all(&ok("", b"other")).is_ok();
+        }
+        let head =
+            "HTTP/1.1 200 OK\r\nContent-Type: video/mp2t\r\nTransfer-Encoding: chunked\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        while stream.write_all(&chunk(&[7; 1000])).is_ok() {
+            thread::sleep(Duration::from_millis(100));
+        }
+        false
+    });
+    let server = mirroring(upstream.address, "timeout_s = 5\nfetches_max = 3");
+    let open = |name: &str| {
+        let mut client = Client::connect(server.address);
+        assert_eq!(client.get(&format!("/m/endless{name}"), "").status, 200);
+        client
+    };
+    let mut reader = open("0");
+    drop([open("1"), open("2?a=b")]);
+    assert_eq!(get(server.address, "/m/x").status, 503, "all places are taken");
+    wait_until("there is room", || get(server.address, "/m/x").status == 200);
+    until_counted(&server, "fetches_abandoned", 2);
+    reader.data_of(1000);
+    // The next one who wants it gets it.
+    open("1");
+    assert!(reader.data().iter().all(|byte| *byte == 7));
+    assert_eq!(upstream.count("/m/endless0"), 1);
+    assert_eq!(upstream.count("/m/endless1"), 2);
+    assert!(!server.log().contains("an upstream fails"), "it is not to blame");
+}
+
 /// An upstream whose answer to `/m/seg.mp4` goes on when the test says so; it ends when `None` comes, or
 /// is cut when the sender is dropped.
 fn stepwise() -> (Upstream, mpsc::Sender<Option<Vec<u8>>>) {
