@@ -390,10 +390,14 @@ impl UnderWay {
         let mut arrival = self.arrival(&name, class, &headers)?;
         let (path, bytes_max) = (path.to_owned(), options.bytes_max);
         let (sender, mut pieces) = tokio::sync::mpsc::channel(FILE_PIECES_WAITING_MAX);
-        let reading = self.section.outside.spawn_blocking(move || {
-            read_file(&path, bytes_max, |piece| sender.blocking_send(piece).is_ok())
-        });
         let taken = timeout(options.timeout, async {
+            let turn = self.section.file_turn.clone().acquire_owned().await;
+            let turn = turn.map_err(std::io::Error::other)?;
+            let reading = self.section.outside.spawn_blocking(move || {
+                let read = read_file(&path, bytes_max, |piece| sender.blocking_send(piece).is_ok());
+                drop(turn);
+                read
+            });
             while let Some(piece) = pieces.recv().await {
                 self.take(&mut arrival, &piece)?;
             }

@@ -34,6 +34,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
+use super::names::Names;
 use crate::wire::upstream_url::{ANSWER_HEAD_BYTES_MAX, HttpUrl, REDIRECTS_MAX};
 
 /// Connecting that nobody waits for any more ends after so long.
@@ -47,6 +48,7 @@ const HEAD_FIELDS_MAX: usize = 200;
 #[derive(Clone)]
 pub struct HttpClient {
     client: Client<Connector, Empty<Bytes>>,
+    names: Names,
     proxies: Arc<Matcher>,
 }
 
@@ -86,8 +88,9 @@ impl HttpClient {
             })?;
         }
         let proxies = Arc::new(Matcher::from_env());
+        let names = Names::new();
         let connector = Connector {
-            http: http_connector(),
+            http: http_connector(names.clone()),
             tls: TlsConnector::from(Arc::new(tls_config(roots)?)),
             proxies: proxies.clone(),
         };
@@ -99,7 +102,12 @@ impl HttpClient {
             .http1_max_buf_size(ANSWER_HEAD_BYTES_MAX)
             .http1_max_headers(HEAD_FIELDS_MAX)
             .build(connector);
-        Ok(HttpClient { client, proxies })
+        Ok(HttpClient { client, names, proxies })
+    }
+
+    /// The lookup of names that it uses, for other connections.
+    pub fn names(&self) -> &Names {
+        &self.names
     }
 
     /// GET, with these further fields, until the head of the last answer is there.
@@ -228,8 +236,8 @@ fn chain_of(error: &dyn std::error::Error) -> String {
     words.join(": ")
 }
 
-fn http_connector() -> HttpConnector {
-    let mut http = HttpConnector::new();
+fn http_connector(names: Names) -> HttpConnector<Names> {
+    let mut http = HttpConnector::new_with_resolver(names);
     http.enforce_http(false);
     http.set_nodelay(true);
     http
@@ -253,7 +261,7 @@ fn tls_config(roots: RootCertStore) -> io::Result<ClientConfig> {
 /// Opens connections: to the server or to a proxy, with TLS where the URL says so.
 #[derive(Clone)]
 struct Connector {
-    http: HttpConnector,
+    http: HttpConnector<Names>,
     tls: TlsConnector,
     proxies: Arc<Matcher>,
 }

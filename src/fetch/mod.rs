@@ -5,7 +5,7 @@
 //! [`HttpClient`]. A request looks on its core at the table of its [`Section`]; what is not there it
 //! waits for as a [`Flight`], which all share who ask for the same; what arrives is an object of the
 //! store. Reading order: `flight`, `fetched`, `freshness`, `answer_table`, `section`, `fetching`,
-//! `http_client`.
+//! `http_client`, `names`.
 
 mod answer_table;
 mod fetched;
@@ -13,6 +13,7 @@ mod fetching;
 mod flight;
 mod freshness;
 pub mod http_client;
+mod names;
 mod section;
 
 use std::future::Future;
@@ -27,6 +28,7 @@ use tokio::task::JoinHandle;
 pub use fetched::{Fetched, FetchedBody, Memory};
 pub use flight::{Failure, Flight, FlightWait, Outcome};
 pub use http_client::{Answer, HttpClient};
+pub use names::LOOKUPS_MAX;
 pub use section::{Look, Section, SectionOptions, Source};
 
 use crate::runtime::side_thread::SideThread;
@@ -35,7 +37,7 @@ use crate::wire::path_table::PathTable;
 
 /// Who this is, for the next server and for the one before (RFC 9110 §7.6.3).
 pub const VIA: &str = "1.1 headwater";
-/// Name lookups and reads of files at once.
+/// Name lookups and reads of files at once: [`LOOKUPS_MAX`], and one for each static file.
 const BLOCKING_THREADS_MAX: usize = 128;
 /// What is of no more use goes so often.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use tokio::sync::Semaphore;
 
 use super::answer_table::{AnswerTable, Found, Gone, TableRules};
 use super::fetched::Share;
@@ -63,6 +64,8 @@ pub struct Section {
     pub(super) table: Mutex<AnswerTable>,
     /// Bytes of all answers that are kept or arrive.
     pub(super) used: Arc<AtomicU64>,
+    /// A file is read by one thread at a time, also by one that nobody waits for any more.
+    pub(super) file_turn: Arc<Semaphore>,
     /// The last flight has failed: said once.
     is_down: AtomicBool,
 }
@@ -119,6 +122,7 @@ impl Section {
             counts,
             table: Mutex::new(AnswerTable::new(rules)),
             used: Arc::default(),
+            file_turn: Arc::new(Semaphore::new(1)),
             is_down: AtomicBool::new(false),
         })
     }

@@ -11,9 +11,11 @@
 //! | offline | the next upstream, after a pause that doubles | 404 |
 //! | switched off (`?offline`) | `?online` | 404; those who read are sent away |
 //!
-//! `pull_table` (state, readers, limits), `upstream` (connects), `pull_task` (the life of a stream),
-//! `pull_thread` (their threads), `pull_reports` (what APIs say), `notifier` (who is told).
+//! `pull_table` (state, readers, limits), `upstream` (connects), `command` (runs one), `pull_task` (the life of a stream),
+//! `pull_thread` (their threads), `file_thread` (for what may hang), `pull_reports` (what APIs say), `notifier` (who is told).
 
+mod command;
+mod file_thread;
 mod notifier;
 mod paced_file;
 mod pull_reports;
@@ -25,10 +27,12 @@ mod upstream;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+pub use file_thread::FileThread;
 pub use notifier::{Event, NOTIFICATIONS_MAX, Notification};
 pub use pull_table::{Join, Pull, PullFigures, Pulls, Reading, Start};
 pub use pull_thread::PullThread;
@@ -59,7 +63,20 @@ pub struct PullOptions {
     /// Where multicast groups are joined.
     pub interface: Option<String>,
     pub datagram_bytes_max: usize,
+    /// For all its connections, one after the other.
+    pub file_thread: FileThread,
+    /// Of all its connections.
+    pub datagrams: Arc<DatagramFigures>,
     pub now: fn() -> Instant,
+}
+
+/// What was wrong with the datagrams of a stream.
+#[derive(Debug, Default)]
+pub struct DatagramFigures {
+    /// They never came, or too late.
+    pub lost: AtomicU64,
+    /// They came twice, or after they were given up.
+    pub late: AtomicU64,
 }
 
 /// Where a stream may come from.

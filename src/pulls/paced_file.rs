@@ -1,11 +1,14 @@
 //! A file as if it were sent: packets go out when their clock says so (PCR, ISO/IEC 13818-1 2.4.2.2).
 
-use std::io;
+use std::fs::File;
+use std::future::Future;
+use std::io::{self, Read};
+use std::pin::Pin;
+use std::sync::Arc;
 
-use tokio::fs::File;
-use tokio::io::AsyncReadExt;
 use tokio::time::{Duration, Instant, sleep_until};
 
+use super::file_thread::FileThread;
 use super::upstream::Received;
 use crate::wire::mpegts::{CLOCK_HZ, CLOCK_WRAP, PACKET_BYTES, PacketAligner, PacketHead, pcr};
 
@@ -13,11 +16,17 @@ use crate::wire::mpegts::{CLOCK_HZ, CLOCK_WRAP, PACKET_BYTES, PacketAligner, Pac
 const READ_BYTES: usize = 64 << 10;
 /// Of 27 MHz in one of [`CLOCK_HZ`].
 const TICKS: u64 = 300;
-/// Clocks that differ by more have begun anew.
-const LEAP_TICKS: u64 = 10 * CLOCK_HZ;
+/// Clocks that differ by more have begun anew. One comes every 100 ms (2.7.2), and a hole that is waited
+/// through must not be taken for silence.
+const LEAP_TICKS: u64 = CLOCK_HZ;
+
+/// A block of the file, once it is read.
+type Reading = Pin<Box<dyn Future<Output = io::Result<Vec<u8>>> + Send>>;
 
 pub(super) struct PacedFile {
-    file: File,
+    file: Arc<File>,
+    thread: FileThread,
+    reading: Option<Reading>,
     now: fn() -> std::time::Instant,
     aligner: PacketAligner,
     /// Whole packets that were read and not sent, from `at` on.
@@ -35,9 +44,21 @@ struct Clock {
 }
 
 impl PacedFile {
-    pub(super) fn new(file: File, now: fn() -> std::time::Instant) -> PacedFile {
-        let (aligner, packets) = (PacketAligner::default(), Vec::new());
-        PacedFile { file, now, aligner, packets, at: 0, clock: None }
+    pub(super) fn new(
+        file: File,
+        thread: FileThread,
+        now: fn() -> std::time::Instant,
+    ) -> PacedFile {
+        PacedFile {
+            file: Arc::new(file),
+            thread,
+            reading: None,
+            now,
+            aligner: PacketAligner::default(),
+            packets: Vec::new(),
+            at: 0,
+            clock: None,
+        }
     }
 
     pub(super) async fn receive(&mut self, out: &mut Vec<u8>) -> io::Result<Received> {
@@ -62,14 +83,17 @@ impl PacedFile {
     async fn read(&mut self) -> io::Result<bool> {
         self.packets.clear();
         self.at = 0;
-        let mut block = vec![0; READ_BYTES];
         while self.packets.is_empty() {
-            let count = self.file.read(&mut block).await?;
-            if count == 0 {
+            let (file, thread) = (&self.file, &self.thread);
+            let read = self.reading.get_or_insert_with(|| begin_read(file.clone(), thread.clone()));
+            let block = read.await;
+            self.reading = None;
+            let block = block?;
+            if block.is_empty() {
                 return Ok(false);
             }
             let packets = &mut self.packets;
-            self.aligner.push(&block[..count], &mut |run| packets.extend_from_slice(run));
+            self.aligner.push(&block, &mut |run| packets.extend_from_slice(run));
         }
         Ok(true)
     }
@@ -105,6 +129,19 @@ impl PacedFile {
     }
 }
 
+/// The next block of a file. It is kept by whoever waits for it: what is read is not read again.
+fn begin_read(file: Arc<File>, thread: FileThread) -> Reading {
+    Box::pin(async move {
+        let read = thread.run(move || {
+            let mut block = vec![0; READ_BYTES];
+            let count = (&*file).read(&mut block)?;
+            block.truncate(count);
+            Ok(block)
+        });
+        read.await
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,11 +159,11 @@ mod tests {
     #[tokio::test]
     async fn packets_wait_for_their_clock() {
         let (second, last) = (CLOCK_HZ, CLOCK_WRAP - CLOCK_HZ);
-        let clocks = [last, last + second / 10, second, 2 * second, 60 * second, 61 * second];
-        let wanted_ms = [0, 100, 2000, 3000, 3000, 4000];
-        let file = tokio::fs::File::open("/dev/null").await.unwrap();
+        let clocks = [last, last + second / 10, second / 10, second, 3 * second, 4 * second];
+        let wanted_ms = [0, 100, 1100, 2000, 2000, 3000];
         let zero = Instant::now();
-        let mut paced = PacedFile::new(file, crate::runtime::clock::now);
+        let file = File::open("/dev/null").unwrap();
+        let mut paced = PacedFile::new(file, FileThread::default(), crate::runtime::clock::now);
         paced.packets = clocks.iter().flat_map(|ticks| packet(*ticks)).collect();
         let (mut now, mut passed_at) = (zero, Vec::new());
         loop {

@@ -1,10 +1,11 @@
 //! What the APIs of pulled streams say, with the fields that restreamer's have.
 
 use std::fmt::Write as _;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+use super::DatagramFigures;
 use super::pull_table::{Pull, Pulls};
 use crate::store::Millis;
 use crate::wire::mpegts::PACKET_BYTES;
@@ -111,6 +112,27 @@ impl Pulls {
     fn rates(&self) -> (Totals, Totals) {
         let totals = Totals::of(self);
         (totals, self.rates.lock().look(self.now_ms(), totals))
+    }
+
+    /// Name, help and value of what is counted of all streams together.
+    pub fn counts(&self) -> [(&'static str, &'static str, u64); 2] {
+        let sum = |of: fn(&DatagramFigures) -> &AtomicU64| {
+            let all = self.all().iter().map(|pull| of(&pull.options.datagrams));
+            all.map(|count| count.load(Ordering::Relaxed)).sum()
+        };
+        let (lost, late) = (sum(|figures| &figures.lost), sum(|figures| &figures.late));
+        [
+            (
+                "pull_datagrams_lost",
+                "RTP datagrams of upstreams that never came, or too late",
+                lost,
+            ),
+            (
+                "pull_datagrams_late",
+                "RTP datagrams that came twice, or after they were given up",
+                late,
+            ),
+        ]
     }
 
     /// For load balancers.

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
@@ -9,18 +11,23 @@ use tokio::runtime::{Builder, Runtime};
 use super::notifier::{self, NOTIFICATIONS_MAX};
 use super::pull_table::Pulls;
 use super::pull_task::PullTask;
-use crate::fetch::HttpClient;
+use crate::fetch::{HttpClient, LOOKUPS_MAX};
 use crate::packager::Packager;
 
 /// More threads would take processors from the cores.
 const THREADS_MAX: usize = 2;
-
-/// Regular files that are read from at one moment.
-const FILES_READ_MAX: usize = 8;
+/// Tasks end at once when they are told to, unless a thread of theirs is stuck.
+const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// Reads all upstreams until it is stopped.
 pub struct PullThread {
-    runtime: Mutex<Option<Runtime>>,
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    runtime: Runtime,
+    /// Closed when no task is left.
+    tasks: Receiver<()>,
 }
 
 impl PullThread {
@@ -33,7 +40,8 @@ impl PullThread {
         let http = HttpClient::new()?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(THREADS_MAX.min(pulls.all().len().max(1)))
-            .max_blocking_threads(NOTIFICATIONS_MAX + FILES_READ_MAX)
+            // One file for each stream. So nothing that hangs takes a thread from anything else.
+            .max_blocking_threads(NOTIFICATIONS_MAX + LOOKUPS_MAX + pulls.all().len())
             .thread_name("pull")
             .enable_all()
             .build()?;
@@ -42,18 +50,25 @@ impl PullThread {
             let interval = pulls.options.heartbeat_interval;
             runtime.spawn(notifier::run(notifications.clone(), interval, events));
         }
+        let (alive, tasks) = channel();
         for pull in pulls.all() {
+            let alive = alive.clone();
             let (pulls, pull, packager) = (pulls.clone(), pull.clone(), packager.clone());
             let http = http.clone();
-            runtime.spawn(PullTask { pulls, pull, packager, http }.run());
+            runtime.spawn(async move {
+                PullTask { pulls, pull, packager, http }.run().await;
+                drop(alive);
+            });
         }
-        Ok(Some(PullThread { runtime: Mutex::new(Some(runtime)) }))
+        Ok(Some(PullThread { running: Mutex::new(Some(Running { runtime, tasks })) }))
     }
 
     /// Commands are killed, readers see the end of what came.
     pub fn stop(&self) {
-        if let Some(runtime) = self.runtime.lock().take() {
+        if let Some(Running { runtime, tasks }) = self.running.lock().take() {
             runtime.shutdown_background();
+            // Nothing is ever sent. A command of a task that is gone is gone too.
+            let _ = tasks.recv_timeout(STOP_GRACE);
         }
     }
 }

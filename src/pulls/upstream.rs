@@ -1,22 +1,26 @@
 //! Connects to an upstream, whatever its kind, and receives from it.
 
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::pin::Pin;
-use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::pipe;
-use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixStream, lookup_host};
-use tokio::process::{Child, Command};
-use tokio::time::sleep;
+use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixStream};
+use tokio::time::{Instant, sleep_until};
 
-use super::PullOptions;
+use super::command::Running;
 use super::paced_file::PacedFile;
+use super::{DatagramFigures, PullOptions};
 use crate::fetch::{Answer, HttpClient};
 use crate::wire::rtp::{Carriage, RtpEvent, RtpPacket, RtpReorder, recognise};
 use crate::wire::upstream_url::{HostPort, UnixKind, UpstreamUrl};
@@ -27,14 +31,12 @@ const RECEIVE_BYTES: usize = 64 << 10;
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// A datagram that is missing is waited for so long.
 const REORDER_WAIT: Duration = Duration::from_millis(50);
-/// A longer line of a command's errors is cut.
-const ERROR_LINE_BYTES_MAX: u64 = 4096;
 
 /// An open upstream.
 pub(super) enum Source {
     Bytes(Pin<Box<dyn AsyncRead + Send>>),
     File(PacedFile),
-    Command { child: Child },
+    Command(Running),
     Http(Answer),
     Udp(Datagrams<UdpSocket>),
     Unix(Datagrams<UnixDatagram>),
@@ -57,6 +59,10 @@ pub(super) struct Datagrams<S> {
     /// An empty one is the end.
     has_end: bool,
     reorder: RtpReorder,
+    /// Since when a datagram is waited for.
+    held_since: Option<Instant>,
+    figures: Arc<DatagramFigures>,
+    now: fn() -> std::time::Instant,
     buffer: Vec<u8>,
 }
 
@@ -75,11 +81,12 @@ pub(super) async fn open(
             }
         }
         UpstreamUrl::Tcp(HostPort { host, port }) => {
-            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            let addresses = http.names().look_up(host, *port).await?;
+            let stream = TcpStream::connect(&*addresses).await?;
             Ok(Source::Bytes(Box::pin(stream)))
         }
-        UpstreamUrl::Udp(place) => listen(place, None, options).await,
-        UpstreamUrl::Rtp(place) => listen(place, Some(true), options).await,
+        UpstreamUrl::Udp(place) => listen(place, None, (options, http)).await,
+        UpstreamUrl::Rtp(place) => listen(place, Some(true), (options, http)).await,
         UpstreamUrl::File(path) => open_file(path, options).await,
         UpstreamUrl::Unix { kind: UnixKind::Stream, path } => {
             Ok(Source::Bytes(Box::pin(UnixStream::connect(path).await?)))
@@ -91,7 +98,9 @@ pub(super) async fn open(
             datagrams.has_end = *kind == UnixKind::SequencedPacket;
             Ok(Source::Unix(datagrams))
         }
-        UpstreamUrl::Fork { command, arguments } => run(command, arguments),
+        UpstreamUrl::Fork { command, arguments } => {
+            Ok(Source::Command(Running::start(command, arguments)?))
+        }
     }
 }
 
@@ -102,45 +111,52 @@ pub(super) async fn accept(listener: &std::net::TcpListener) -> io::Result<Sourc
     Ok(Source::Bytes(Box::pin(stream)))
 }
 
-/// A FIFO is opened for writing too: so opening it waits for nobody, and it has no end.
-async fn open_file(path: &Path, options: &PullOptions) -> io::Result<Source> {
-    use std::os::unix::fs::FileTypeExt;
-    if tokio::fs::metadata(path).await?.file_type().is_fifo() {
-        let fifo = pipe::OpenOptions::new().read_write(true).open_receiver(path)?;
-        return Ok(Source::Bytes(Box::pin(fifo)));
-    }
-    Ok(Source::File(PacedFile::new(tokio::fs::File::open(path).await?, options.now)))
+/// What was opened at a path, by its kind.
+enum Opened {
+    Regular(File),
+    /// To be waited for as a socket is.
+    Stream(File),
 }
 
-fn run(command: &str, arguments: &[String]) -> io::Result<Source> {
-    let mut started = Command::new(command);
-    started.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = started.kill_on_drop(true).spawn()?;
-    if let Some(errors) = child.stderr.take() {
-        let command = command.to_owned();
-        tokio::spawn(async move {
-            let mut errors = BufReader::new(errors);
-            loop {
-                let mut line = Vec::new();
-                let mut limited = (&mut errors).take(ERROR_LINE_BYTES_MAX);
-                if !limited.read_until(b'\n', &mut line).await.is_ok_and(|bytes| bytes > 0) {
-                    return;
-                }
-                let line = String::from_utf8_lossy(&line);
-                tracing::info!(command, line = line.trim_end(), "an upstream's command says");
-            }
-        });
+async fn open_file(path: &Path, options: &PullOptions) -> io::Result<Source> {
+    let path = path.to_owned();
+    match options.file_thread.run(move || open_path(&path)).await? {
+        Opened::Regular(file) => {
+            Ok(Source::File(PacedFile::new(file, options.file_thread.clone(), options.now)))
+        }
+        // Unchecked, for a character device is read as a FIFO is.
+        Opened::Stream(file) => {
+            Ok(Source::Bytes(Box::pin(pipe::Receiver::from_file_unchecked(file)?)))
+        }
     }
-    Ok(Source::Command { child })
+}
+
+/// Waits for nobody but the file system. A FIFO is opened for writing too, so it has no end.
+fn open_path(path: &Path) -> io::Result<Opened> {
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
+    let open = |is_writer: bool| {
+        OpenOptions::new().read(true).write(is_writer).custom_flags(flags).open(path)
+    };
+    let file = open(false)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() {
+        Ok(Opened::Regular(file))
+    } else if kind.is_fifo() {
+        // The first one is closed behind it: who writes already always has a reader.
+        Ok(Opened::Stream(open(true)?))
+    } else if kind.is_char_device() {
+        Ok(Opened::Stream(file))
+    } else {
+        Err(io::Error::other("it is neither a file, a FIFO nor a character device"))
+    }
 }
 
 async fn listen(
     HostPort { host, port }: &HostPort,
     is_rtp: Option<bool>,
-    options: &PullOptions,
+    (options, http): (&PullOptions, &HttpClient),
 ) -> io::Result<Source> {
-    let unknown = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    let address = lookup_host((host.as_str(), *port)).await?.next().ok_or_else(unknown)?;
+    let address = http.names().look_up(host, *port).await?[0];
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = net::socket_with(family, SocketType::DGRAM, flags, None)?;
@@ -202,10 +218,7 @@ impl Source {
                 out.extend_from_slice(chunk.as_deref().unwrap_or_default());
                 Ok(if chunk.is_some() { Received::Bytes } else { Received::End })
             }
-            Source::Command { child } => match &mut child.stdout {
-                Some(stdout) => read_some(stdout, out).await,
-                None => Ok(Received::End),
-            },
+            Source::Command(running) => read_some(&mut running.output, out).await,
             Source::Udp(datagrams) => datagrams.receive(out).await,
             Source::Unix(datagrams) => datagrams.receive(out).await,
         }
@@ -240,27 +253,38 @@ impl Socket for UnixDatagram {
 
 impl<S: Socket> Datagrams<S> {
     fn new(socket: S, is_rtp: Option<bool>, options: &PullOptions) -> Datagrams<S> {
-        let buffer = vec![0; options.datagram_bytes_max];
-        Datagrams { socket, is_rtp, has_end: false, reorder: RtpReorder::default(), buffer }
+        Datagrams {
+            socket,
+            is_rtp,
+            has_end: false,
+            reorder: RtpReorder::default(),
+            held_since: None,
+            figures: options.datagrams.clone(),
+            now: options.now,
+            buffer: vec![0; options.datagram_bytes_max],
+        }
     }
 
     async fn receive(&mut self, out: &mut Vec<u8>) -> io::Result<Received> {
         let before = out.len();
         loop {
-            let Datagrams { socket, reorder, buffer, .. } = self;
-            let count = if reorder.is_holding() {
-                tokio::select! {
+            let Datagrams { socket, held_since, buffer, .. } = self;
+            let count = match *held_since {
+                Some(since) => tokio::select! {
+                    // What goes on coming must not hide that it is time.
+                    biased;
+                    () = sleep_until(since + REORDER_WAIT) => None,
                     count = socket.receive(buffer) => Some(count?),
-                    () = sleep(REORDER_WAIT) => None,
-                }
-            } else {
-                Some(socket.receive(buffer).await?)
+                },
+                None => Some(socket.receive(buffer).await?),
             };
+            let lost_late = (self.reorder.lost(), self.reorder.late());
             let is_restarted = match count {
                 Some(0) if self.has_end => return Ok(Received::End),
                 Some(count) => self.take(count, out),
                 None => flush(&mut self.reorder, out),
             };
+            self.note(lost_late, out.len() > before);
             if is_restarted {
                 return Ok(Received::Restarted);
             }
@@ -268,6 +292,16 @@ impl<S: Socket> Datagrams<S> {
                 return Ok(Received::Bytes);
             }
         }
+    }
+
+    /// Count what is missing, and begin to wait for it; each has its own time.
+    fn note(&mut self, (lost, late): (u64, u64), has_gone_on: bool) {
+        let Datagrams { reorder, figures, .. } = self;
+        figures.lost.fetch_add(reorder.lost() - lost, Ordering::Relaxed);
+        figures.late.fetch_add(reorder.late() - late, Ordering::Relaxed);
+        let since = self.held_since.filter(|_| !has_gone_on);
+        let is_holding = reorder.is_holding();
+        self.held_since = is_holding.then(|| since.unwrap_or_else(|| (self.now)().into()));
     }
 
     /// True if what came is of another sender.
@@ -312,4 +346,79 @@ fn take_event(event: RtpEvent<'_>, out: &mut Vec<u8>) -> bool {
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU16;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// Datagrams that come at this pace, one number left out; at last nothing more.
+    struct Sender {
+        next: AtomicU16,
+        pace: Duration,
+    }
+
+    const MISSING: u16 = 1;
+    const SENT: u16 = 60;
+
+    impl Socket for Sender {
+        async fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+            sleep(self.pace).await;
+            // Not before the wait: this may be dropped while it waits.
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let number = number + u16::from(number >= MISSING);
+            if number > SENT {
+                std::future::pending::<()>().await;
+            }
+            let [high, low] = number.to_be_bytes();
+            let datagram = [0x80, 33, high, low, 0, 0, 0, 0, 0, 0, 0, 7, high, low];
+            buffer[..datagram.len()].copy_from_slice(&datagram);
+            Ok(datagram.len())
+        }
+    }
+
+    /// Goal: a datagram that is lost is waited for so long, however many come meanwhile. Method: they come
+    /// faster than that, and the wait ends in time before the window is full.
+    #[tokio::test]
+    async fn a_lost_datagram_is_waited_for_once() {
+        let figures = Arc::<DatagramFigures>::default();
+        let socket = Sender { next: AtomicU16::new(0), pace: REORDER_WAIT / 4 };
+        let mut datagrams = Datagrams {
+            socket,
+            is_rtp: Some(true),
+            has_end: false,
+            reorder: RtpReorder::default(),
+            held_since: None,
+            figures: figures.clone(),
+            now: crate::runtime::clock::now,
+            buffer: vec![0; 1500],
+        };
+        let mut out = Vec::new();
+        assert_eq!(datagrams.receive(&mut out).await.unwrap(), Received::Bytes);
+        assert_eq!(out, [0, 0]);
+        assert_eq!(datagrams.receive(&mut out).await.unwrap(), Received::Bytes);
+        assert!(out.starts_with(&[0, 0, 0, 2]), "{out:?}");
+        let held = (out.len() - 2) / 2;
+        assert!(held < 20, "{held} waited behind it");
+        assert_eq!(figures.lost.load(Ordering::Relaxed), 1);
+        assert!(datagrams.held_since.is_none());
+    }
+
+    #[tokio::test]
+    async fn only_what_can_be_read_in_pieces_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = open_path(folder.path()).err().unwrap();
+        assert!(error.to_string().contains("neither a file"), "{error}");
+        let file = folder.path().join("file");
+        std::fs::write(&file, b"x").unwrap();
+        assert!(matches!(open_path(&file), Ok(Opened::Regular(_))));
+        let fifo = folder.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).unwrap();
+        assert!(matches!(open_path(&fifo), Ok(Opened::Stream(_))), "nobody writes, nobody waits");
+        assert!(matches!(open_path(Path::new("/dev/null")), Ok(Opened::Stream(_))));
+    }
 }

@@ -399,10 +399,11 @@ fn channel_door(config: &Config, addresses: &[(SocketAddr, Role)]) -> Door {
 
 fn metrics_page(common: &Common, counters: &[Arc<Counters>], driver: Driver) -> metrics::Page {
     let (packager, channels) = (common.packager.clone(), common.channels.clone());
-    let fetcher = common.fetcher.clone();
+    let (fetcher, pulls) = (common.fetcher.clone(), common.pulls.clone());
     let live = Box::new(move || {
         let mut figures = live_figures(&packager, &channels);
         figures.events.extend(fetcher.counts().all());
+        figures.events.extend(pulls.counts());
         figures
     });
     metrics::Page::new(common.store.clone(), live, counters.to_vec(), driver == Driver::IoUring)

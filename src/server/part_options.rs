@@ -22,7 +22,7 @@ use crate::operations::config_cameras::{RawFormat, RawQuality, RawSection};
 use crate::operations::config_upstreams::{AccessSection, MirrorSection, StaticSection, Users};
 use crate::operations::cors;
 use crate::packager::{self, LiveRule, Pathway, Steering};
-use crate::pulls::{self, Place, PullOptions, Upstream};
+use crate::pulls::{self, FileThread, Place, PullOptions, Upstream};
 use crate::runtime::clock;
 use crate::store::{RetentionRule, Signal, StoreOptions};
 use crate::wire::http1::HeadLimits;
@@ -406,6 +406,8 @@ fn pull_options(config: &Config, section: &PullSection) -> io::Result<PullOption
         content_type: section.content_type.clone(),
         interface: section.interface.clone(),
         datagram_bytes_max: section.datagram_bytes_max as usize,
+        file_thread: FileThread::default(),
+        datagrams: Arc::default(),
         now: clock::now,
     })
 }

@@ -48,6 +48,7 @@ mod pulls;
 
 mod mirrors;
 mod static_files;
+mod upstream_faults;
 mod upstream_kit;
 mod upstream_ways;
 
