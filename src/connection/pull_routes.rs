@@ -21,7 +21,7 @@ pub(super) fn route(case: &Case<'_>, target: &Target<'_>, out: &mut Vec<u8>) -> 
         return Some(api(case, (kind, pull), target.query.unwrap_or_default(), out));
     }
     if !matches!(case.request.method, Method::Get | Method::Head) {
-        let is_taken = takes_nothing(case, &target.name, target.is_folder);
+        let is_taken = takes_nothing(case, target);
         return is_taken.then(|| Route::Refuse(Reply::fetched_is_read_only()));
     }
     let pull = pulls.find(&target.name)?;
@@ -47,12 +47,12 @@ pub(super) fn route(case: &Case<'_>, target: &Target<'_>, out: &mut Vec<u8>) -> 
 
 /// A stream and its publishing point are what its upstream says, and nobody else. What is pushed to
 /// another publishing point is not hidden by a stream that has a whole folder.
-pub(super) fn takes_nothing(case: &Case<'_>, name: &str, is_folder: bool) -> bool {
-    let egress = &case.core.egress;
+pub(super) fn takes_nothing(case: &Case<'_>, target: &Target<'_>) -> bool {
+    let (egress, name) = (&case.core.egress, &*target.name);
     let lists = |pull: &Arc<Pull>| {
         let folder = pull.options.live_name.rsplit_once('/').map(|(folder, _)| folder);
         let rest = folder.and_then(|folder| name.strip_prefix(folder));
-        rest.is_some_and(|rest| rest.starts_with('/') || (rest.is_empty() && is_folder))
+        rest.is_some_and(|rest| rest.starts_with('/') || (rest.is_empty() && target.is_folder))
     };
     match live::is_live(egress, name) {
         true => egress.pulls.all().iter().any(lists),

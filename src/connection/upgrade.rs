@@ -172,7 +172,7 @@ fn append(case: &Case<'_>, target: &Target<'_>) -> Result<Upgrade, Reply> {
     if target.is_folder {
         return Err(Reply::append_failed("the name ends in a slash"));
     }
-    if pull_routes::takes_nothing(case, &target.name, target.is_folder) {
+    if pull_routes::takes_nothing(case, target) {
         return Err(Reply::fetched_is_read_only());
     }
     let session = field(case.request, SESSION).filter(|name| name.len() <= SESSION_BYTES_MAX);

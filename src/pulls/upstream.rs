@@ -394,7 +394,7 @@ mod tests {
             reorder: RtpReorder::default(),
             held_since: None,
             figures: figures.clone(),
-            now: crate::runtime::clock::now,
+            now: || sleep(Duration::ZERO).deadline().into_std(),
             buffer: vec![0; 1500],
         };
         let mut out = Vec::new();

@@ -99,8 +99,8 @@ fn a_command_ends_with_all_that_it_started() {
     let setup = Setup::new();
     let (script, pids) = (setup.home().join("script"), setup.home().join("pids"));
     let text = format!(
-        "#!/bin/sh\nsleep 7777 &\nprintf '%s\\n%s\\n' $! $$ >> {}\necho last words >&2\n\
-         exec sleep 8888\n",
+        "#!/bin/sh\nsleep 600 &\nprintf '%s\\n%s\\n' $! $$ >> {}\necho last words >&2\n\
+         exec sleep 600\n",
         pids.display()
     );
     std::fs::write(&script, text).unwrap();
