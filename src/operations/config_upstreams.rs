@@ -39,8 +39,8 @@ options! {
         stop_after_s: u64 = 10;
         /// Seconds without an upstream that readers are kept for; 0 sends them away at once.
         hold_over_s: u64 = 10;
-        /// Seconds until the next attempt to connect; each one that fails doubles it.
-        reconnect_s: u64 = 1;
+        /// Seconds until the next attempt to connect, 0.05 at least; each one that fails doubles it.
+        reconnect_s: f64 = 1.0;
         /// Seconds between attempts at most.
         reconnect_max_s: u64 = 10;
         /// Seconds that connecting may take, with the head of the answer.
@@ -195,6 +195,8 @@ const STATIC_BYTES_MAX: u64 = 1 << 30;
 const MIRROR_CACHE_BYTES_MAX: u64 = 1 << 40;
 const MIRROR_ANSWERS_MAX: u64 = 1 << 20;
 const BURST_S_MAX: u64 = 3600;
+/// An upstream that comes and goes costs two lines of the log each time.
+const RECONNECT_S_MIN: f64 = 0.05;
 const DAY_S: u64 = 86_400;
 /// `IFNAMSIZ` without the NUL (netdevice(7)).
 const INTERFACE_NAME_BYTES_MAX: usize = 15;
@@ -344,11 +346,17 @@ impl PullSection {
 
     fn check_numbers(&self) -> Checked {
         let path = &self.path;
+        let range = RECONNECT_S_MIN..=DAY_S as f64;
+        if !range.contains(&self.reconnect_s) {
+            let (value, last) = (self.reconnect_s, range.end());
+            let why = format!("of {path:?}: {value} is not {RECONNECT_S_MIN} to {last}");
+            return wrong("pull.reconnect_s", why);
+        }
+        let reconnect_max_s = self.reconnect_s.ceil() as u64;
         for (key, seconds, range) in [
             ("pull.stop_after_s", self.stop_after_s, 0..=DAY_S),
             ("pull.hold_over_s", self.hold_over_s, 0..=DAY_S),
-            ("pull.reconnect_s", self.reconnect_s, 1..=DAY_S),
-            ("pull.reconnect_max_s", self.reconnect_max_s, self.reconnect_s..=DAY_S),
+            ("pull.reconnect_max_s", self.reconnect_max_s, reconnect_max_s..=DAY_S),
             ("pull.connect_timeout_s", self.connect_timeout_s, 1..=DAY_S),
             ("pull.read_timeout_s", self.read_timeout_s, 1..=DAY_S),
             ("pull.burst_s", self.burst_s, 0..=BURST_S_MAX),
@@ -617,7 +625,11 @@ mod tests {
         let cases: &[(&str, &str, &str, &[&str])] = &[
             (pull, "stop_after_s = 90000", "pull.stop_after_s", &["/cam.ts", "0 to 86400"]),
             (pull, "hold_over_s = 90000", "pull.hold_over_s", &["/cam.ts"]),
-            (pull, "reconnect_s = 0", "pull.reconnect_s", &["1 to 86400"]),
+            (pull, "reconnect_s = 0", "pull.reconnect_s", &["0.05 to 86400"]),
+            (pull, "reconnect_s = 0.04", "pull.reconnect_s", &["/cam.ts"]),
+            (pull, "reconnect_s = nan", "pull.reconnect_s", &[]),
+            (pull, "reconnect_s = 86401", "pull.reconnect_s", &[]),
+            (pull, "reconnect_s = 10.5", "pull.reconnect_max_s", &["10 is not 11 to"]),
             (pull, "reconnect_s = 20", "pull.reconnect_max_s", &["10 is not 20 to"]),
             (pull, "connect_timeout_s = 0", "pull.connect_timeout_s", &[]),
             (pull, "read_timeout_s = 0", "pull.read_timeout_s", &[]),
