@@ -3,6 +3,7 @@
 //! [`check`] whether they fit together. Nothing is opened here.
 
 use std::collections::{BTreeMap, HashSet};
+use std::net::Ipv6Addr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -308,9 +309,19 @@ impl PullSection {
         let mut takes_datagrams = false;
         for text in &self.upstreams {
             let upstream = UpstreamUrl::parse(text);
-            takes_datagrams |= matches!(upstream, Ok(UpstreamUrl::Udp(_) | UpstreamUrl::Rtp(_)));
-            if let Err(error) = upstream {
-                return wrong_url("pull.upstreams", path, text, &error.to_string());
+            match &upstream {
+                Ok(UpstreamUrl::Udp(place) | UpstreamUrl::Rtp(place)) => {
+                    takes_datagrams = true;
+                    if self.interface.is_none() && is_of_link(&place.host) {
+                        let why =
+                            format!("of {path:?}: the group of {text:?} is of one link: name it");
+                        return wrong("pull.interface", why);
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    return wrong_url("pull.upstreams", path, text, &error.to_string());
+                }
             }
         }
         if let Some(folder) = self.live.as_ref().filter(|folder| !folder.is_empty()) {
@@ -482,6 +493,12 @@ fn check_path(key: &'static str, path: &str) -> Checked {
         }
         _ => wrong(key, format!("{path:?} is no absolute path such as \"/cam.ts\"")),
     }
+}
+
+/// A multicast group of an interface or of a link (RFC 4291 §2.7): each link has its own.
+fn is_of_link(host: &str) -> bool {
+    host.parse::<Ipv6Addr>()
+        .is_ok_and(|group| matches!(group.segments()[0] & 0xff0f, 0xff01 | 0xff02))
 }
 
 fn check_folder(key: &'static str, path: &str) -> Checked {
@@ -710,6 +727,7 @@ mod tests {
             ("pull", "", "pull.upstreams", "at least one"),
             ("pull", "upstreams = [\"srt://a:1\"]", "pull.upstreams", "srt:// is none of http, "),
             ("pull", "upstreams = [\"tcp://a:1\", \"udp://a\"]", "pull.upstreams", "\"udp://a\""),
+            ("pull", "upstreams = [\"udp://[ff12::1]:5000\"]", "pull.interface", "of one link"),
             ("pull", "upstreams = [\"http://u:secret@\"]", "pull.upstreams", "http://…@"),
             ("static", "upstream = \"tcp://a:1\"", "static.upstream", "have an end"),
             ("static", "", "static.upstream", "no scheme"),
