@@ -46,6 +46,7 @@ mod cameras_h264;
 mod pull_gaps;
 mod pull_kit;
 mod pull_reports;
+mod pull_sockets;
 mod pulls;
 
 mod mirrors;
