@@ -72,9 +72,8 @@ impl PacketsOut {
                     }
                 }
             });
-            match timers::within(patience, next).await.unwrap_or(Ok(None))? {
-                Some(break_packets) => sender.put_made(&break_packets).await?,
-                None => return Ok(()),
+            if !timers::within(patience, next).await.unwrap_or(Ok(false))? {
+                return Ok(());
             }
         }
     }
@@ -88,6 +87,9 @@ impl PacketsOut {
         let object = self.reading.object.clone();
         let (store, core) = (&sender.egress.store, sender.egress.core);
         let start = self.start(sender, peer_gone.as_mut()).await?;
+        if let Some(gap) = self.reading.gap.take() {
+            sender.put_made(gap.packets()).await?;
+        }
         put_tables(sender, &object).await?;
         let mut reader = Reader::new(store, object.clone(), core, start, u64::MAX);
         let lag_max = self.reading.pull.options.window_bytes / 2;
@@ -144,7 +146,8 @@ impl PacketsOut {
         let found = std::future::poll_fn(|context| {
             reader.wake_at_growth(context);
             let is_open = object.is_open();
-            match object.random_access_from(behind) {
+            let is_said = self.reading.gap.as_ref().is_none_or(|gap| gap.is_settled());
+            match object.random_access_from(behind).filter(|_| is_said || !is_open) {
                 Some(start) => Poll::Ready(Ok(start)),
                 None if !is_open => Poll::Ready(Ok(object.tail())),
                 None => peer_gone.as_mut().poll(context).map(|()| Err(CutReason::Peer)),

@@ -3,6 +3,7 @@
 //! [`check`] whether they fit together. Nothing is opened here.
 
 use std::collections::{BTreeMap, HashSet};
+use std::net::Ipv6Addr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -39,8 +40,8 @@ options! {
         stop_after_s: u64 = 10;
         /// Seconds without an upstream that readers are kept for; 0 sends them away at once.
         hold_over_s: u64 = 10;
-        /// Seconds until the next attempt to connect; each one that fails doubles it.
-        reconnect_s: u64 = 1;
+        /// Seconds until the next attempt to connect, 0.05 at least; each one that fails doubles it.
+        reconnect_s: f64 = 1.0;
         /// Seconds between attempts at most.
         reconnect_max_s: u64 = 10;
         /// Seconds that connecting may take, with the head of the answer.
@@ -195,6 +196,8 @@ const STATIC_BYTES_MAX: u64 = 1 << 30;
 const MIRROR_CACHE_BYTES_MAX: u64 = 1 << 40;
 const MIRROR_ANSWERS_MAX: u64 = 1 << 20;
 const BURST_S_MAX: u64 = 3600;
+/// An upstream that comes and goes costs two lines of the log each time.
+const RECONNECT_S_MIN: f64 = 0.05;
 const DAY_S: u64 = 86_400;
 /// `IFNAMSIZ` without the NUL (netdevice(7)).
 const INTERFACE_NAME_BYTES_MAX: usize = 15;
@@ -306,9 +309,19 @@ impl PullSection {
         let mut takes_datagrams = false;
         for text in &self.upstreams {
             let upstream = UpstreamUrl::parse(text);
-            takes_datagrams |= matches!(upstream, Ok(UpstreamUrl::Udp(_) | UpstreamUrl::Rtp(_)));
-            if let Err(error) = upstream {
-                return wrong_url("pull.upstreams", path, text, &error.to_string());
+            match &upstream {
+                Ok(UpstreamUrl::Udp(place) | UpstreamUrl::Rtp(place)) => {
+                    takes_datagrams = true;
+                    if self.interface.is_none() && is_of_link(&place.host) {
+                        let why =
+                            format!("of {path:?}: the group of {text:?} is of one link: name it");
+                        return wrong("pull.interface", why);
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    return wrong_url("pull.upstreams", path, text, &error.to_string());
+                }
             }
         }
         if let Some(folder) = self.live.as_ref().filter(|folder| !folder.is_empty()) {
@@ -344,11 +357,17 @@ impl PullSection {
 
     fn check_numbers(&self) -> Checked {
         let path = &self.path;
+        let range = RECONNECT_S_MIN..=DAY_S as f64;
+        if !range.contains(&self.reconnect_s) {
+            let (value, last) = (self.reconnect_s, range.end());
+            let why = format!("of {path:?}: {value} is not {RECONNECT_S_MIN} to {last}");
+            return wrong("pull.reconnect_s", why);
+        }
+        let reconnect_max_s = self.reconnect_s.ceil() as u64;
         for (key, seconds, range) in [
             ("pull.stop_after_s", self.stop_after_s, 0..=DAY_S),
             ("pull.hold_over_s", self.hold_over_s, 0..=DAY_S),
-            ("pull.reconnect_s", self.reconnect_s, 1..=DAY_S),
-            ("pull.reconnect_max_s", self.reconnect_max_s, self.reconnect_s..=DAY_S),
+            ("pull.reconnect_max_s", self.reconnect_max_s, reconnect_max_s..=DAY_S),
             ("pull.connect_timeout_s", self.connect_timeout_s, 1..=DAY_S),
             ("pull.read_timeout_s", self.read_timeout_s, 1..=DAY_S),
             ("pull.burst_s", self.burst_s, 0..=BURST_S_MAX),
@@ -474,6 +493,12 @@ fn check_path(key: &'static str, path: &str) -> Checked {
         }
         _ => wrong(key, format!("{path:?} is no absolute path such as \"/cam.ts\"")),
     }
+}
+
+/// A multicast group of an interface or of a link (RFC 4291 §2.7): each link has its own.
+fn is_of_link(host: &str) -> bool {
+    host.parse::<Ipv6Addr>()
+        .is_ok_and(|group| matches!(group.segments()[0] & 0xff0f, 0xff01 | 0xff02))
 }
 
 fn check_folder(key: &'static str, path: &str) -> Checked {
@@ -617,7 +642,11 @@ mod tests {
         let cases: &[(&str, &str, &str, &[&str])] = &[
             (pull, "stop_after_s = 90000", "pull.stop_after_s", &["/cam.ts", "0 to 86400"]),
             (pull, "hold_over_s = 90000", "pull.hold_over_s", &["/cam.ts"]),
-            (pull, "reconnect_s = 0", "pull.reconnect_s", &["1 to 86400"]),
+            (pull, "reconnect_s = 0", "pull.reconnect_s", &["0.05 to 86400"]),
+            (pull, "reconnect_s = 0.04", "pull.reconnect_s", &["/cam.ts"]),
+            (pull, "reconnect_s = nan", "pull.reconnect_s", &[]),
+            (pull, "reconnect_s = 86401", "pull.reconnect_s", &[]),
+            (pull, "reconnect_s = 10.5", "pull.reconnect_max_s", &["10 is not 11 to"]),
             (pull, "reconnect_s = 20", "pull.reconnect_max_s", &["10 is not 20 to"]),
             (pull, "connect_timeout_s = 0", "pull.connect_timeout_s", &[]),
             (pull, "read_timeout_s = 0", "pull.read_timeout_s", &[]),
@@ -698,6 +727,7 @@ mod tests {
             ("pull", "", "pull.upstreams", "at least one"),
             ("pull", "upstreams = [\"srt://a:1\"]", "pull.upstreams", "srt:// is none of http, "),
             ("pull", "upstreams = [\"tcp://a:1\", \"udp://a\"]", "pull.upstreams", "\"udp://a\""),
+            ("pull", "upstreams = [\"udp://[ff12::1]:5000\"]", "pull.interface", "of one link"),
             ("pull", "upstreams = [\"http://u:secret@\"]", "pull.upstreams", "http://…@"),
             ("static", "upstream = \"tcp://a:1\"", "static.upstream", "have an end"),
             ("static", "", "static.upstream", "no scheme"),

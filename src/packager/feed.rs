@@ -659,6 +659,8 @@ struct Ts {
     /// Where the tables of other streams begin, and whether a PAT and a PMT stand there: so does the
     /// next unit.
     resumes_at: Option<(u64, bool)>,
+    /// A place to start decoding was among the newest bytes.
+    begins: bool,
 }
 
 struct Unit {
@@ -681,6 +683,10 @@ fn push_ts(
             outcome = state.take(found, target, writer);
         }
     });
+    if std::mem::take(&mut state.begins) {
+        // Their counters go on in those that follow.
+        writer.set_preamble(scanner.latest_tables());
+    }
     outcome
 }
 
@@ -719,6 +725,7 @@ impl Ts {
             Unit { offset, packet_offset, dts, random_access, has_tables, .. } => {
                 let kind = if random_access { MarkKind::RandomAccess } else { MarkKind::Boundary };
                 writer.mark(packet_offset, kind);
+                self.begins |= random_access;
                 let (offset, has_tables) = self.resumes_at.take().unwrap_or((offset, has_tables));
                 let tables = self.program.as_ref().filter(|_| !has_tables);
                 let tables = tables.map(|program| program.tables.clone()).unwrap_or_default();

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 pub use notifier::{Event, NOTIFICATIONS_MAX, Notification};
-pub use pull_table::{Join, Pull, PullFigures, Pulls, Reading, Start};
+pub use pull_table::{Gap, Join, Pull, PullFigures, Pulls, Reading, Start};
 pub use pull_thread::PullThread;
 
 use crate::store::Millis;

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -44,6 +44,35 @@ pub struct Pull {
     clock: fn() -> Millis,
 }
 
+/// What says to readers of the object before that this one does not go on from it.
+#[derive(Debug)]
+pub struct Gap {
+    /// For those who see no place to begin.
+    plain: Bytes,
+    /// For the others, once that place is known.
+    exact: OnceLock<Bytes>,
+}
+
+impl Gap {
+    pub(super) fn new(plain: Bytes) -> Arc<Gap> {
+        Arc::new(Gap { plain, exact: OnceLock::new() })
+    }
+
+    /// Where readers go on is known, or will not be.
+    pub(super) fn settle(&self, exact: Option<Bytes>) {
+        // The first word is the last one.
+        let _ = self.exact.set(exact.unwrap_or_else(|| self.plain.clone()));
+    }
+
+    pub fn is_settled(&self) -> bool {
+        self.exact.get().is_some()
+    }
+
+    pub fn packets(&self) -> &Bytes {
+        self.exact.get().unwrap_or(&self.plain)
+    }
+}
+
 /// What a stream has counted.
 #[derive(Debug, Default)]
 pub struct PullFigures {
@@ -74,8 +103,7 @@ struct State {
 
 struct Live {
     object: Arc<Object>,
-    /// What says to readers of the object before that this one does not go on from it.
-    break_packets: Bytes,
+    gap: Arc<Gap>,
     /// When decoders may begin where, oldest first.
     starts: VecDeque<(Millis, u64)>,
 }
@@ -113,6 +141,8 @@ pub struct Reading {
     pub pull: Arc<Pull>,
     pub object: Arc<Object>,
     pub start: Start,
+    /// To be said before the packets of this object.
+    pub gap: Option<Arc<Gap>>,
     epoch: u64,
     since_ms: Millis,
 }
@@ -203,7 +233,7 @@ impl Pulls {
         let (object, epoch) = (live.object.clone(), state.epoch);
         state.readers += 1;
         let (pulls, pull) = (self.clone(), pull.clone());
-        Join::Reading(Reading { pulls, pull, object, start, epoch, since_ms: now_ms })
+        Join::Reading(Reading { pulls, pull, object, start, gap: None, epoch, since_ms: now_ms })
     }
 
     /// The number of readers has changed; `crossing` is what it is if it is at the limit now.
@@ -236,16 +266,11 @@ impl Pulls {
     }
 
     /// It is live; returns how long it was not.
-    pub(super) fn begin(
-        &self,
-        pull: &Pull,
-        object: Arc<Object>,
-        break_packets: Bytes,
-    ) -> Option<Millis> {
+    pub(super) fn begin(&self, pull: &Pull, object: Arc<Object>, gap: Arc<Gap>) -> Option<Millis> {
         let gap_ms = {
             let mut state = pull.state.lock();
             state.epoch += 1;
-            state.live = Some(Live { object, break_packets, starts: VecDeque::new() });
+            state.live = Some(Live { object, gap, starts: VecDeque::new() });
             state.lost_ms.take().map(|lost_ms| (pull.clock)().saturating_sub(lost_ms))
         };
         pull.figures.gaps.fetch_add(u64::from(gap_ms.is_some()), Ordering::Relaxed);
@@ -351,24 +376,25 @@ impl Pull {
 }
 
 impl Reading {
-    /// Ready with the next object and what goes in front of it, or with `None` if none may come.
+    /// Ready with whether there is another object: none may come any more.
     pub fn poll_next(
         &mut self,
         news: &mut NewsWait,
         core: usize,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Bytes>> {
+    ) -> Poll<bool> {
         loop {
             {
                 if self.is_off() {
-                    return Poll::Ready(None);
+                    return Poll::Ready(false);
                 }
                 let state = self.pull.state.lock();
                 if let Some(live) = state.live.as_ref().filter(|_| state.epoch > self.epoch) {
                     self.object = live.object.clone();
                     self.start = Start::Behind(0);
                     self.epoch = state.epoch;
-                    return Poll::Ready(Some(live.break_packets.clone()));
+                    self.gap = Some(live.gap.clone());
+                    return Poll::Ready(true);
                 }
             }
             if news.poll_news(core, context).is_pending() {

@@ -3,17 +3,16 @@
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
 
 use super::Place;
-use super::pull_table::{Pull, Pulls};
+use super::pull_table::{Gap, Pull, Pulls};
 use super::upstream::{self, Received, Source};
 use crate::fetch::HttpClient;
 use crate::packager::marks::Marker;
 use crate::packager::{Feed, Packager, Refusal};
 use crate::store::{BeginError, ObjectInfo, WriteError, Writer};
-use crate::wire::mpegts::{Continuity, PacketAligner};
+use crate::wire::mpegts::{Continuity, PacketAligner, Resumption};
 
 /// Packets are gathered so long, or up to so many bytes, before readers are woken for them.
 const GATHER: Duration = Duration::from_millis(10);
@@ -198,8 +197,7 @@ impl PullTask {
         continuity: &mut Continuity,
     ) -> Result<(), Lost> {
         let Some(live) = live else {
-            let break_packets = continuity.break_packets().into();
-            *live = Some(self.begin(break_packets)?);
+            *live = Some(self.begin(continuity)?);
             return self.append(packets, live, continuity);
         };
         continuity.note(packets);
@@ -208,7 +206,7 @@ impl PullTask {
         Ok(())
     }
 
-    fn begin(&self, break_packets: Bytes) -> Result<LiveStream, Lost> {
+    fn begin(&self, continuity: &Continuity) -> Result<LiveStream, Lost> {
         let options = &self.pull.options;
         let feed = if options.live_name.is_empty() {
             None
@@ -218,13 +216,14 @@ impl PullTask {
         let label = format!("pull {}", options.name);
         let info = ObjectInfo { created_ms: self.pulls.now_ms(), ..ObjectInfo::default() };
         let writer = self.pulls.store.begin_unnamed(&label, info, None)?;
-        let gap_ms = self.pulls.begin(&self.pull, writer.object().clone(), break_packets);
+        let gap = Gap::new(continuity.break_packets().into());
+        let gap_ms = self.pulls.begin(&self.pull, writer.object().clone(), gap.clone());
         tracing::info!(stream = options.name, ?gap_ms, "a stream is live");
         let watcher = match feed {
             Some(feed) => Watcher::Feed(Box::new(feed)),
             None => Watcher::Marker(Box::default()),
         };
-        Ok(LiveStream { writer, watcher })
+        Ok(LiveStream { writer, watcher, resuming: Some((continuity.resume(), gap)) })
     }
 }
 
@@ -239,6 +238,8 @@ enum Watcher {
 struct LiveStream {
     writer: Writer,
     watcher: Watcher,
+    /// Until the place is known where readers of the connection before go on.
+    resuming: Option<(Resumption, Arc<Gap>)>,
 }
 
 impl LiveStream {
@@ -246,10 +247,25 @@ impl LiveStream {
         self.writer.append(&[IoSlice::new(packets)])?;
         let before = self.writer.object().last_random_access();
         self.look(packets, window_bytes)?;
+        self.resume(packets);
         if self.writer.object().last_random_access() != before {
             self.writer.tell_marks();
         }
         Ok(())
+    }
+
+    /// Say the gap in front of this connection, as soon as it is known how.
+    fn resume(&mut self, packets: &[u8]) {
+        let Some((resumption, gap)) = &mut self.resuming else { return };
+        let (goes_on, object) = (resumption.note(packets), self.writer.object());
+        let exact = object.random_access_from(0).map(|start| {
+            let tables = object.preamble().unwrap_or_default();
+            resumption.break_packets(start, &tables).into()
+        });
+        if exact.is_some() || !goes_on {
+            gap.settle(exact);
+            self.resuming = None;
+        }
     }
 
     /// Show them to who lists them, or note where decoders may begin; and give up what is old.

@@ -140,7 +140,7 @@ async fn listen(
     options: &PullOptions,
 ) -> io::Result<Source> {
     let unknown = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    let address = lookup_host((host.as_str(), *port)).await?.next().ok_or_else(unknown)?;
+    let mut address = lookup_host((host.as_str(), *port)).await?.next().ok_or_else(unknown)?;
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = net::socket_with(family, SocketType::DGRAM, flags, None)?;
@@ -150,17 +150,23 @@ async fn listen(
     }
     // Less than that is what the system allows.
     let _ = sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES);
+    let index = match &options.interface {
+        Some(name) => net::netdevice::name_to_index(&socket, name)?,
+        None => 0,
+    };
+    if let SocketAddr::V6(address) = &mut address
+        && address.ip().is_multicast()
+    {
+        // A group of one link (ff02::) is none without it.
+        address.set_scope_id(index);
+    }
     net::bind(&socket, &address)?;
-    join_group(&socket, &address, options.interface.as_deref())?;
+    join_group(&socket, &address, index)?;
     let socket = UdpSocket::from_std(std::net::UdpSocket::from(socket))?;
     Ok(Source::Udp(Datagrams::new(socket, is_rtp, options)))
 }
 
-fn join_group(socket: &OwnedFd, address: &SocketAddr, interface: Option<&str>) -> io::Result<()> {
-    let index = match interface {
-        Some(name) => net::netdevice::name_to_index(socket, name)?,
-        None => 0,
-    };
+fn join_group(socket: &OwnedFd, address: &SocketAddr, index: u32) -> io::Result<()> {
     match address.ip() {
         ip if !ip.is_multicast() => Ok(()),
         IpAddr::V4(group) => {

@@ -396,7 +396,7 @@ fn pull_options(config: &Config, section: &PullSection) -> io::Result<PullOption
         on_demand: section.on_demand,
         stop_after: seconds(section.stop_after_s),
         hold_over: seconds(section.hold_over_s),
-        reconnect: seconds(section.reconnect_s),
+        reconnect: Duration::from_secs_f64(section.reconnect_s),
         reconnect_max: seconds(section.reconnect_max_s),
         connect_timeout: seconds(section.connect_timeout_s),
         read_timeout: seconds(section.read_timeout_s),

@@ -43,7 +43,10 @@ mod publish;
 mod camera_kit;
 mod cameras;
 mod cameras_h264;
+mod pull_gaps;
+mod pull_kit;
 mod pull_reports;
+mod pull_sockets;
 mod pulls;
 
 mod mirrors;
