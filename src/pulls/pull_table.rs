@@ -278,14 +278,20 @@ impl Pulls {
         gap_ms
     }
 
-    pub(super) fn end(&self, pull: &Pull) {
+    /// It is not live any more; `is_gap` if it should be.
+    pub(super) fn end(&self, pull: &Pull, is_gap: bool) {
         {
             let mut state = pull.state.lock();
-            if state.live.take().is_some() {
+            if state.live.take().is_some() && is_gap {
                 state.lost_ms = Some((pull.clock)());
             }
         }
         self.tell(pull, None);
+    }
+
+    /// Nothing more comes, of any stream: readers need not wait for it.
+    pub(super) fn stop(&self) {
+        self.streams.iter().for_each(|pull| self.switch(pull, true));
     }
 
     /// Bytes were appended.

@@ -139,11 +139,9 @@ impl PullTask {
         };
         self.pulls.connected(&self.pull, None);
         let was_live = live.is_some();
-        if let Some(live) = live {
-            self.pulls.end(&self.pull);
-            live.end();
-        }
-        (was_live, outcome.err().unwrap_or(Lost::Ended))
+        let lost = outcome.err().unwrap_or(Lost::Ended);
+        self.end(&mut live, !matches!(lost, Lost::Unwanted));
+        (was_live, lost)
     }
 
     async fn receive(
@@ -162,6 +160,11 @@ impl PullTask {
                 outcome = source.receive(&mut received) => Some(outcome?),
                 () = sleep_until(due.unwrap_or(heard + read_timeout)) => None,
             };
+            if let Some(Received::Restarted) = outcome {
+                // What was received is of the sender that has begun now.
+                self.restart((upstream, live), &mut packets, continuity)?;
+                (aligner, due) = (PacketAligner::default(), None);
+            }
             if !received.is_empty() {
                 aligner.push(&received, &mut |run| packets.extend_from_slice(run));
                 received.clear();
@@ -170,7 +173,7 @@ impl PullTask {
                 heard = self.now();
             }
             let is_due = outcome.is_none() || packets.len() >= GATHER_BYTES;
-            let is_end = !matches!(outcome, None | Some(Received::Bytes));
+            let is_end = outcome == Some(Received::End);
             if !packets.is_empty() && (is_due || is_end) {
                 self.append(&packets, live, continuity)?;
                 self.pull.figures.note_received(upstream, packets.len() as u64);
@@ -183,10 +186,38 @@ impl PullTask {
             }
             match outcome {
                 Some(Received::End) => return Ok(()),
-                Some(Received::Restarted) => return Err(Lost::Restarted),
                 None if self.now() - heard >= read_timeout => return Err(Lost::Silent),
-                None | Some(Received::Bytes) => {}
+                None | Some(Received::Bytes | Received::Restarted) => {}
             }
+        }
+    }
+
+    /// Another sender has taken over, or the same has begun anew: the next object is the new one's.
+    fn restart(
+        &self,
+        (upstream, live): (usize, &mut Option<LiveStream>),
+        packets: &mut Vec<u8>,
+        continuity: &mut Continuity,
+    ) -> Result<(), Lost> {
+        let began = live.as_ref().map(|live| live.began);
+        if began.is_some_and(|began| self.now() - began < self.pull.options.reconnect) {
+            // Two at a time: they are tried again in turns, and not packet by packet.
+            return Err(Lost::Restarted);
+        }
+        if !packets.is_empty() {
+            self.append(packets, live, continuity)?;
+            self.pull.figures.note_received(upstream, packets.len() as u64);
+            packets.clear();
+        }
+        tracing::info!(stream = self.pull.options.name, "another sender has taken over");
+        self.end(live, true);
+        Ok(())
+    }
+
+    fn end(&self, live: &mut Option<LiveStream>, is_gap: bool) {
+        if let Some(live) = live.take() {
+            self.pulls.end(&self.pull, is_gap);
+            live.end();
         }
     }
 
@@ -223,7 +254,8 @@ impl PullTask {
             Some(feed) => Watcher::Feed(Box::new(feed)),
             None => Watcher::Marker(Box::default()),
         };
-        Ok(LiveStream { writer, watcher, resuming: Some((continuity.resume(), gap)) })
+        let resuming = Some((continuity.resume(), gap));
+        Ok(LiveStream { writer, watcher, resuming, began: self.now() })
     }
 }
 
@@ -240,13 +272,14 @@ struct LiveStream {
     watcher: Watcher,
     /// Until the place is known where readers of the connection before go on.
     resuming: Option<(Resumption, Arc<Gap>)>,
+    began: Instant,
 }
 
 impl LiveStream {
     fn append(&mut self, packets: &[u8], window_bytes: u64) -> Result<(), Lost> {
         self.writer.append(&[IoSlice::new(packets)])?;
         let before = self.writer.object().last_random_access();
-        self.look(packets, window_bytes)?;
+        self.look(packets, window_bytes);
         self.resume(packets);
         if self.writer.object().last_random_access() != before {
             self.writer.tell_marks();
@@ -269,15 +302,22 @@ impl LiveStream {
     }
 
     /// Show them to who lists them, or note where decoders may begin; and give up what is old.
-    fn look(&mut self, packets: &[u8], window_bytes: u64) -> Result<(), Lost> {
+    fn look(&mut self, packets: &[u8], window_bytes: u64) {
         let keep_from = self.writer.object().tail().saturating_sub(window_bytes);
         self.writer.keep_from(keep_from);
         match &mut self.watcher {
-            Watcher::Feed(feed) => feed.note(packets, &mut self.writer).map_err(Lost::Refused),
+            Watcher::Feed(feed) => {
+                if feed.note(packets, &mut self.writer).is_err() {
+                    // That is in the log. Readers of the stream itself have nothing to do with it.
+                    self.watcher = Watcher::Marker(Box::default());
+                } else if self.writer.object().last_mark().unwrap_or(0) < keep_from {
+                    // Nothing in all this can be listed.
+                    self.writer.trim(keep_from);
+                }
+            }
             Watcher::Marker(marker) => {
                 marker.note(packets, &mut self.writer);
                 self.writer.trim(keep_from);
-                Ok(())
             }
         }
     }

@@ -20,6 +20,7 @@ const FILES_READ_MAX: usize = 8;
 
 /// Reads all upstreams until it is stopped.
 pub struct PullThread {
+    pulls: Arc<Pulls>,
     runtime: Mutex<Option<Runtime>>,
 }
 
@@ -47,13 +48,15 @@ impl PullThread {
             let http = http.clone();
             runtime.spawn(PullTask { pulls, pull, packager, http }.run());
         }
-        Ok(Some(PullThread { runtime: Mutex::new(Some(runtime)) }))
+        let runtime = Mutex::new(Some(runtime));
+        Ok(Some(PullThread { pulls: pulls.clone(), runtime }))
     }
 
     /// Commands are killed, readers see the end of what came.
     pub fn stop(&self) {
         if let Some(runtime) = self.runtime.lock().take() {
             runtime.shutdown_background();
+            self.pulls.stop();
         }
     }
 }

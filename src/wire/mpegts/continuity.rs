@@ -6,7 +6,8 @@ use std::collections::HashMap;
 
 use super::packet::{PACKET_BYTES, Packet, PacketHead, SYNC};
 
-/// More streams have no place in one multiplex that is pulled here; those beyond say nothing.
+/// More streams have no place in one multiplex that is pulled here; those that were silent for the longest
+/// time are forgotten.
 const PIDS_MAX: usize = 64;
 /// Stuffing that belongs to no stream.
 const NULL_PID: u16 = 0x1fff;
@@ -18,7 +19,17 @@ const BEFORE_FIRST: u8 = 15;
 /// The PIDs of a stream with their last continuity counters.
 #[derive(Debug, Default)]
 pub struct Continuity {
-    last: Vec<(u16, u8)>,
+    last: Vec<Last>,
+    /// How many were looked at.
+    packets: u64,
+}
+
+/// The last packet of a PID.
+#[derive(Debug)]
+struct Last {
+    pid: u16,
+    counter: u8,
+    at: u64,
 }
 
 impl Continuity {
@@ -29,22 +40,28 @@ impl Continuity {
             if head.pid == NULL_PID {
                 continue;
             }
-            match self.last.iter().position(|(pid, _)| *pid == head.pid) {
-                Some(at) => self.last[at].1 = head.continuity,
-                None if self.last.len() < PIDS_MAX => self.last.push((head.pid, head.continuity)),
-                None => {}
+            self.packets += 1;
+            let last = Last { pid: head.pid, counter: head.continuity, at: self.packets };
+            match self.last.iter().position(|known| known.pid == head.pid) {
+                Some(place) => self.last[place] = last,
+                None if self.last.len() < PIDS_MAX => self.last.push(last),
+                None => {
+                    if let Some(oldest) = self.last.iter_mut().min_by_key(|known| known.at) {
+                        *oldest = last;
+                    }
+                }
             }
         }
     }
 
     /// For between what was noted and what is to come instead, as long as that is unknown.
     pub fn break_packets(&self) -> Vec<u8> {
-        self.last.iter().flat_map(|(pid, counter)| break_packet(*pid, *counter)).collect()
+        self.last.iter().flat_map(|last| break_packet(last.pid, last.counter)).collect()
     }
 
     /// To look at what comes instead.
     pub fn resume(&self) -> Resumption {
-        Resumption { pids: self.last.iter().map(|(pid, _)| *pid).collect(), heads: Vec::new() }
+        Resumption { pids: self.last.iter().map(|last| last.pid).collect(), heads: Vec::new() }
     }
 }
 
