@@ -25,8 +25,8 @@ const INTERVAL_NS_MIN: i64 = 2 * MS;
 const INTERVAL_NS_MAX: i64 = 10 * S;
 /// What one step goes at least, whatever is told of arrivals.
 const STEP_NS_MIN: i64 = MS;
-/// Parts bear twice as much: they are to be of one length within 15 % (RFC 8216bis §4.4.4.9).
-const LEAN_PERCENT: i64 = 3;
+/// Parts bear four times as much: they are to be of one length within 15 % (RFC 8216bis §4.4.4.9).
+const LEAN_PERCENT: i64 = 2;
 /// So far from its place the clock does not lean any more.
 const LATE_NS_MAX: i64 = S;
 const EARLY_NS_MAX: i64 = 5 * S;
@@ -37,7 +37,7 @@ const FIT_PICTURES: i64 = 32;
 /// In so many pictures one is in time.
 const WINDOW_PICTURES: i64 = 32;
 /// Below this two intervals are one: what jitter is left between the earliest of two windows.
-const SAME_PERCENT: i64 = 2;
+const SAME_PERCENT: i64 = 1;
 /// What is told was wrong, and two windows are enough: no jitter is left that goes so far.
 const FAR_PERCENT: i64 = 8;
 /// So many intervals of another length, that last so long, are another rate.
@@ -331,7 +331,7 @@ mod tests {
             let times = times_ms(&mut clock, arrivals(0.0, interval_ms, 2.0, 300));
             let (min, max) = range(&steps(&times)[200..]);
             assert!(min > interval_ms - 8.0 && max < interval_ms + 8.0, "{told}: {min} {max}");
-            assert!((times[299] - 299.0 * interval_ms).abs() < 300.0, "{told}: {}", times[299]);
+            assert!((times[299] - 299.0 * interval_ms).abs() < 500.0, "{told}: {}", times[299]);
         }
     }
 
@@ -389,7 +389,7 @@ mod tests {
             let (min, max) = range(&steps(&times)[700..]);
             assert!(min > 37.0 && max < 43.0, "{stall_ms}: {min} {max}");
             let late_ms = times.last().unwrap() - *came.last().unwrap() as f64 / 1000.0;
-            assert!(late_ms.abs() < 100.0, "{stall_ms}: {late_ms}");
+            assert!(late_ms.abs() < 400.0, "{stall_ms}: {late_ms}");
         }
     }
 
