@@ -7,6 +7,7 @@ use super::route::{Case, Route, route_of};
 use crate::egress::live::Hold;
 use crate::egress::ts_follow;
 use crate::pulls::{ApiKind, Join, Pull};
+use crate::store::NewsWait;
 use crate::wire::http1::{Method, Target};
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -33,15 +34,45 @@ pub(super) fn route(case: &Case<'_>, target: &Target<'_>, out: &mut Vec<u8>) -> 
         // As restreamer answers, and not 503.
         Join::Offline | Join::Full => Some(case.answer(&Reply::not_found(), out)),
         Join::Starting(news) => {
-            let patience = pull.options.hold_over.max(pull.options.connect_timeout);
-            let held_ms = case.held_ms().unwrap_or(0);
-            let wait_ms_max = (patience.as_millis() as u64).saturating_sub(held_ms);
+            let wait_ms_max = patience_ms(pull).saturating_sub(case.held_ms().unwrap_or(0));
             if wait_ms_max == 0 || case.core.is_draining.get() {
                 return Some(case.answer(&Reply::not_found(), out));
             }
             Some(Route::Hold(Hold::new(news, wait_ms_max)))
         }
     }
+}
+
+/// A request below the folder where a stream on demand is listed keeps it; one for a playlist or a
+/// manifest makes it begin, and is told how to wait while there is none, as readers are.
+pub(super) fn lease(case: &Case<'_>, name: &str) -> Option<Listing> {
+    let pulls = &case.core.egress.pulls;
+    let pull = pulls.find_listed(name).filter(|pull| !pull.is_off())?;
+    let is_list = name.ends_with(".m3u8") || name.ends_with(".mpd");
+    let news = pull.news();
+    let is_starting = pulls.lease(pull, is_list);
+    let wait_ms_max = patience_ms(pull).saturating_sub(case.held_ms().unwrap_or(0));
+    let may_wait = is_list && is_starting && wait_ms_max > 0 && !case.core.is_draining.get();
+    may_wait.then(|| Listing { pull: pull.clone(), news, wait_ms_max })
+}
+
+/// A stream whose playlist is asked for.
+pub(super) struct Listing {
+    pull: Arc<Pull>,
+    news: NewsWait,
+    wait_ms_max: u64,
+}
+
+impl Listing {
+    /// There is no playlist yet, or an old one: more bytes, and perhaps there is.
+    pub(super) fn hold(self) -> Route {
+        self.pull.await_bytes();
+        Route::Hold(Hold::new(self.news, self.wait_ms_max))
+    }
+}
+
+fn patience_ms(pull: &Pull) -> u64 {
+    pull.options.hold_over.max(pull.options.connect_timeout).as_millis() as u64
 }
 
 /// An answer of an API, as restreamer gives it; a body that came along means nothing.

@@ -16,6 +16,11 @@ use super::{ApiKind, Options, Place, PullOptions};
 use crate::store::{Millis, News, NewsWait, Object, Store};
 use crate::wire::mpegts::PACKET_BYTES;
 
+/// Who reads it as LL-HLS or LL-DASH reads until so long after each request: players of plain HLS ask
+/// once a target duration, of 6 s as Apple wants it, and one answer may be late or lost.
+const LISTING_LEASE_MS: Millis = 15_000;
+/// So long after it has become live its first playlist may still be missing: as the packager waits.
+const LISTING_START_MS: Millis = 10_000;
 /// Places to begin that are remembered for `burst_s`.
 const STARTS_MAX: usize = 4096;
 
@@ -39,6 +44,8 @@ pub struct Pull {
     news: Arc<News>,
     state: Mutex<State>,
     is_off: AtomicBool,
+    /// Requests for its playlists wait for what comes next.
+    is_awaited: AtomicBool,
     /// Tells the stream's task that readers came or went, or that it is switched.
     pub(super) told: Notify,
     clock: fn() -> Millis,
@@ -70,10 +77,13 @@ struct State {
     readers: usize,
     /// When the last reader left.
     left_ms: Millis,
+    /// Until when somebody reads it as LL-HLS or LL-DASH.
+    leased_until_ms: Millis,
 }
 
 struct Live {
     object: Arc<Object>,
+    since_ms: Millis,
     /// What says to readers of the object before that this one does not go on from it.
     break_packets: Bytes,
     /// When decoders may begin where, oldest first.
@@ -129,6 +139,7 @@ impl Pulls {
                 news: Arc::default(),
                 state: Mutex::default(),
                 is_off: AtomicBool::new(false),
+                is_awaited: AtomicBool::new(false),
                 told: Notify::new(),
                 clock: options.clock,
             })
@@ -168,6 +179,32 @@ impl Pulls {
     pub fn find(&self, name: &str) -> Option<&Arc<Pull>> {
         let is_its = |pull: &&Arc<Pull>| owns(&pull.options.name, name);
         self.streams.iter().filter(is_its).max_by_key(|pull| pull.options.name.len())
+    }
+
+    /// The stream on demand that is listed in the folder of this name.
+    pub fn find_listed(&self, name: &str) -> Option<&Arc<Pull>> {
+        let is_its = |pull: &&Arc<Pull>| {
+            let folder = pull.options.live_name.rsplit_once('/').map(|(folder, _)| folder);
+            let rest = folder.and_then(|folder| name.strip_prefix(folder));
+            pull.options.on_demand && rest.is_some_and(|rest| rest.starts_with('/'))
+        };
+        self.streams.iter().find(is_its)
+    }
+
+    /// Somebody asks for what is listed of a stream: a reader for the time of a lease. Only playlists
+    /// and manifests make it begin. True if these may be missing yet.
+    pub fn lease(&self, pull: &Pull, may_begin: bool) -> bool {
+        let now_ms = (pull.clock)();
+        let mut state = pull.state.lock();
+        let since_ms = state.live.as_ref().map(|live| live.since_ms);
+        if may_begin || since_ms.is_some() || now_ms < state.leased_until_ms {
+            state.leased_until_ms = now_ms + LISTING_LEASE_MS;
+        }
+        drop(state);
+        if since_ms.is_none() {
+            pull.told.notify_one();
+        }
+        since_ms.is_none_or(|since_ms| now_ms.saturating_sub(since_ms) < LISTING_START_MS)
     }
 
     /// Readers of all streams.
@@ -245,8 +282,9 @@ impl Pulls {
         let gap_ms = {
             let mut state = pull.state.lock();
             state.epoch += 1;
-            state.live = Some(Live { object, break_packets, starts: VecDeque::new() });
-            state.lost_ms.take().map(|lost_ms| (pull.clock)().saturating_sub(lost_ms))
+            let since_ms = (pull.clock)();
+            state.live = Some(Live { object, since_ms, break_packets, starts: VecDeque::new() });
+            state.lost_ms.take().map(|lost_ms| since_ms.saturating_sub(lost_ms))
         };
         pull.figures.gaps.fetch_add(u64::from(gap_ms.is_some()), Ordering::Relaxed);
         self.tell(pull, None);
@@ -265,6 +303,9 @@ impl Pulls {
 
     /// Bytes were appended.
     pub(super) fn note(&self, pull: &Pull) {
+        if pull.is_awaited.swap(false, Ordering::SeqCst) {
+            self.tell(pull, None);
+        }
         if pull.options.burst_ms == 0 {
             return;
         }
@@ -311,6 +352,11 @@ impl Pull {
         NewsWait::new(self.news.clone(), self.news.version())
     }
 
+    /// Tell the news with the next bytes too: they may be what a playlist needs.
+    pub fn await_bytes(&self) {
+        self.is_awaited.store(true, Ordering::SeqCst);
+    }
+
     /// As readers ask for it.
     pub fn path(&self) -> String {
         format!("/{}", self.options.name)
@@ -334,12 +380,14 @@ impl Pull {
         self.is_off.load(Ordering::SeqCst)
     }
 
-    /// Somebody reads, or has just asked.
+    /// Somebody reads, has just asked, or asks for what is listed.
     pub(super) fn is_wanted(&self) -> bool {
         let state = self.state.lock();
-        let rested_ms = (self.clock)().saturating_sub(state.left_ms);
+        let now_ms = (self.clock)();
+        let rested_ms = now_ms.saturating_sub(state.left_ms.max(state.leased_until_ms));
         !self.options.on_demand
             || state.readers > 0
+            || now_ms < state.leased_until_ms
             || rested_ms < self.options.stop_after.as_millis() as Millis
     }
 
