@@ -34,7 +34,7 @@ options! {
         upstreams: Vec<String> = Vec::new();
         /// Folder below which it is listed as LL-HLS and LL-DASH, such as "/live/cam/"; "" is none. Without it: /live/ and the name of the file without its ending.
         live: Option<String> = None;
-        /// Connect only while somebody reads.
+        /// Connect only while somebody reads. As LL-HLS or LL-DASH that is who asks for a playlist or a manifest, until 15 s after the last request below `live`; the first request waits.
         on_demand: bool = false;
         /// Seconds after the last reader until it is disconnected, on demand.
         stop_after_s: u64 = 10;

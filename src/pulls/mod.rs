@@ -4,7 +4,7 @@
 //!
 //! | a pulled stream is | left by | its readers |
 //! |---|---|---|
-//! | idle (on demand, nobody reads) | a reader | are held until it is live |
+//! | idle (on demand, nobody reads) | a reader, a request for its playlist | are held until it is live |
 //! | connecting | whole packets | 404, or held on demand |
 //! | live: an object grows | its upstream ends, breaks or falls silent | follow |
 //! | holding over | packets of any upstream: another object; `hold_over_s` is over | wait for the next object |

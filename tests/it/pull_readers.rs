@@ -8,7 +8,8 @@ use rustix::process::Signal;
 
 use crate::client::{Chunk, Client, assert_same, get};
 use crate::pull_kit::{
-    PACKET, Reader, Upstream, assert_start, free_udp_port, is_key, pids, pulling, pump, sample,
+    PACKET, Reader, Upstream, assert_start, free_udp_port, has_flag, is_key, pids, pulling, pump,
+    sample,
 };
 use crate::server::{Server, Setup, files_below, wait_until};
 
@@ -184,11 +185,14 @@ fn a_sender_that_begins_anew_goes_on() {
     send(1, &bytes[..whole]);
     reader.packets(10);
     send(2, &bytes[..whole]);
-    // Before its first packet, those that state the gap.
-    let is_begin = |window: &[u8]| window == &bytes[..whole.min(20 * PACKET)];
-    wait_until("all of the new one", || {
+    let (packets, _) = bytes.as_chunks::<PACKET>();
+    let key_at = packets.iter().position(|packet| is_key(packet)).unwrap() * PACKET;
+    let begin = &bytes[key_at..key_at + 20 * PACKET];
+    wait_until("the first picture of the new one, behind a gap", || {
         reader.body.extend(reader.client.data());
-        reader.body.windows(20 * PACKET).any(is_begin)
+        let gap_at = reader.body.chunks_exact(PACKET).rposition(|packet| has_flag(packet, 0x80));
+        let behind = gap_at.map(|at| &reader.body[at * PACKET..]).unwrap_or_default();
+        behind.windows(begin.len()).any(|window| window == begin)
     });
     assert!(server.log().contains("another sender has taken over"), "{}", server.log());
     backup.listener.set_nonblocking(true).unwrap();

@@ -174,6 +174,40 @@ fn on_demand_it_starts_with_the_first_reader() {
     assert!(matches!(ended, Ok(0) | Err(_)), "the upstream is left");
 }
 
+/// Goal: on demand a request for a playlist is enough, and waits for it; a client keeps the stream, and
+/// one that goes away does not. It comes back for the next one.
+#[test]
+fn on_demand_it_starts_with_a_playlist() {
+    let line = format!("-loglevel error {PICTURES} {TS} -").replace(' ', "+");
+    let options = "on_demand = true\nstop_after_s = 1\nlive = \"/live/cam/\"\n\
+        [[live]]\nprefix = \"/live/\"\npart_ms = 200\nsegment_s = 1.0";
+    let server = pulling(Setup::new(), &format!("\"fork://ffmpeg?{line}\""), options);
+    for name in ["segment/1.ts", "video.m4s", "time"] {
+        get(server.address, &format!("/live/cam/{name}"));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(!server.log().contains("is connected"), "only playlists make it begin");
+    let first = |name: &str| {
+        let answer = get(server.address, &format!("/live/cam/{name}"));
+        assert_eq!(answer.status, 200, "the first request waits: {}", answer.text());
+    };
+    let followed = |seconds: f64| {
+        let plan = Plan { tracks: 1, seconds, ends: false };
+        assert!(follow(server.address, "/live/cam/", plan)[0].parts > 10);
+    };
+    first("index.m3u8");
+    // Longer than the lease and stop_after_s together.
+    followed(18.0);
+    let is_left = || server.log().contains("it is not wanted any more");
+    assert!(!is_left(), "{}", server.log());
+    let left = Instant::now();
+    wait_until("it is left", is_left);
+    assert!(left.elapsed() > Duration::from_secs(10), "{:?}", left.elapsed());
+    first("manifest.mpd");
+    followed(3.0);
+    assert_eq!(server.log().matches("an upstream is connected").count(), 2);
+}
+
 /// Goal: bytes out of step and packets of 204 bytes come out as whole packets of 188.
 #[test]
 fn packets_are_aligned() {
