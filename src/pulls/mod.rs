@@ -11,8 +11,8 @@
 //! | offline | the next upstream, after a pause that doubles | 404 |
 //! | switched off (`?offline`) | `?online` | 404; those who read are sent away |
 //!
-//! `pull_table` (state, readers, limits), `upstream` (connects), `pull_task` (the life of a stream),
-//! `pull_thread` (their threads), `pull_reports` (what APIs say), `notifier` (who is told).
+//! `pull_table` (state, readers, limits), `upstream` (connects), `pushed` (is connected to), `pull_task`
+//! (the life of a stream), `pull_thread` (their threads), `pull_reports` (what APIs say), `notifier` (who is told).
 
 mod notifier;
 mod paced_file;
@@ -20,6 +20,7 @@ mod pull_reports;
 mod pull_table;
 mod pull_task;
 mod pull_thread;
+mod pushed;
 mod upstream;
 
 use std::net::TcpListener;
@@ -32,6 +33,7 @@ use bytes::Bytes;
 pub use notifier::{Event, NOTIFICATIONS_MAX, Notification};
 pub use pull_table::{Gap, Join, Pull, PullFigures, Pulls, Reading, Start};
 pub use pull_thread::PullThread;
+pub use pushed::SENDERS_WAITING_MAX;
 
 use crate::store::Millis;
 use crate::wire::upstream_url::UpstreamUrl;
@@ -85,7 +87,7 @@ pub struct Options {
 #[derive(Debug, Clone)]
 pub enum Place {
     Url(UpstreamUrl),
-    /// Whoever connects; the next one when that one has ended.
+    /// Whoever connects and sends packets.
     Listener(Arc<TcpListener>),
 }
 

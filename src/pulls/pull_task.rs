@@ -3,10 +3,12 @@
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
+use parking_lot::Mutex;
+use tokio::time::{Duration, Instant, sleep_until, timeout};
 
 use super::Place;
 use super::pull_table::{Gap, Pull, Pulls};
+use super::pushed::Pushed;
 use super::upstream::{self, Received, Source};
 use crate::fetch::HttpClient;
 use crate::packager::marks::Marker;
@@ -24,6 +26,8 @@ pub(super) struct PullTask {
     pub(super) pull: Arc<Pull>,
     pub(super) packager: Arc<Packager>,
     pub(super) http: HttpClient,
+    /// Between two senders of a stream that is pushed.
+    pub(super) pushed: Mutex<Option<Pushed>>,
 }
 
 /// Why nothing more comes from an upstream.
@@ -39,8 +43,6 @@ enum Lost {
     Ended,
     #[error("no whole packet within pull.read_timeout_s")]
     Silent,
-    #[error("another sender has taken over")]
-    Restarted,
     #[error("it is not wanted any more")]
     Unwanted,
     #[error("it cannot be stored: {0}")]
@@ -94,12 +96,9 @@ impl PullTask {
         }
     }
 
-    /// Wait, unless a reader comes that wants it now.
+    /// Wait, unless nobody wants it any more.
     async fn pause(&self, pause: Duration) {
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = self.until_unwanted() => {}
-        }
+        let _ = timeout(pause, self.until_unwanted()).await;
     }
 
     /// On demand: ready when the last reader has been gone for long enough.
@@ -117,36 +116,51 @@ impl PullTask {
     /// One connection, from its attempt to its end.
     async fn attend(&self, upstream: usize, continuity: &mut Continuity) -> (bool, Lost) {
         let options = &self.pull.options;
-        let connected = match &options.upstreams[upstream].place {
-            // However long nobody comes.
-            Place::Listener(listener) => Ok(upstream::accept(listener).await),
-            Place::Url(url) => {
-                timeout(options.connect_timeout, upstream::open(url, options, &self.http)).await
-            }
-        };
-        let source = match connected {
-            Ok(Ok(source)) => source,
-            Ok(Err(error)) => return (false, Lost::Connect(error)),
-            Err(_) => return (false, Lost::ConnectTimeout),
+        let mut source = match self.connect(upstream).await {
+            Ok(source) => source,
+            Err(lost) => return (false, lost),
         };
         self.pulls.connected(&self.pull, Some(upstream));
         let shown = &options.upstreams[upstream].shown;
         tracing::info!(stream = options.name, upstream = shown, "an upstream is connected");
         let mut live = None;
         let outcome = tokio::select! {
-            outcome = self.receive(source, (upstream, &mut live), continuity) => outcome,
+            outcome = self.receive(&mut source, (upstream, &mut live), continuity) => outcome,
             () = self.until_unwanted() => Err(Lost::Unwanted),
         };
         self.pulls.connected(&self.pull, None);
+        if let Source::Pushed(mut pushed) = source {
+            pushed.let_go();
+            *self.pushed.lock() = Some(pushed);
+        }
         let was_live = live.is_some();
         let lost = outcome.err().unwrap_or(Lost::Ended);
         self.end(&mut live, !matches!(lost, Lost::Unwanted));
         (was_live, lost)
     }
 
+    async fn connect(&self, upstream: usize) -> Result<Source, Lost> {
+        let options = &self.pull.options;
+        match &options.upstreams[upstream].place {
+            Place::Listener(listener) => {
+                let pushed = self.pushed.lock().take();
+                let new = || Pushed::new(listener, options.connect_timeout);
+                let mut pushed = pushed.map_or_else(new, Ok).map_err(Lost::Connect)?;
+                // However long nobody comes.
+                pushed.until_live().await.map_err(Lost::Connect)?;
+                Ok(Source::Pushed(pushed))
+            }
+            Place::Url(url) => {
+                let opening = upstream::open(url, options, &self.http);
+                let opened = timeout(options.connect_timeout, opening).await;
+                opened.map_err(|_| Lost::ConnectTimeout)?.map_err(Lost::Connect)
+            }
+        }
+    }
+
     async fn receive(
         &self,
-        mut source: Source,
+        source: &mut Source,
         (upstream, live): (usize, &mut Option<LiveStream>),
         continuity: &mut Continuity,
     ) -> Result<(), Lost> {
@@ -162,7 +176,7 @@ impl PullTask {
             };
             if let Some(Received::Restarted) = outcome {
                 // What was received is of the sender that has begun now.
-                self.restart((upstream, live), &mut packets, continuity)?;
+                self.restart((upstream, live), &mut packets, continuity).await?;
                 (aligner, due) = (PacketAligner::default(), None);
             }
             if !received.is_empty() {
@@ -193,23 +207,22 @@ impl PullTask {
     }
 
     /// Another sender has taken over, or the same has begun anew: the next object is the new one's.
-    fn restart(
+    async fn restart(
         &self,
         (upstream, live): (usize, &mut Option<LiveStream>),
         packets: &mut Vec<u8>,
         continuity: &mut Continuity,
     ) -> Result<(), Lost> {
-        let began = live.as_ref().map(|live| live.began);
-        if began.is_some_and(|began| self.now() - began < self.pull.options.reconnect) {
-            // Two at a time: they are tried again in turns, and not packet by packet.
-            return Err(Lost::Restarted);
-        }
         if !packets.is_empty() {
             self.append(packets, live, continuity)?;
             self.pull.figures.note_received(upstream, packets.len() as u64);
             packets.clear();
         }
         tracing::info!(stream = self.pull.options.name, "another sender has taken over");
+        if let Some(live) = live {
+            // Two at a time take turns, and not packet by packet.
+            sleep_until(live.began + self.pull.options.reconnect).await;
+        }
         self.end(live, true);
         Ok(())
     }

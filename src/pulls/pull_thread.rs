@@ -46,7 +46,8 @@ impl PullThread {
         for pull in pulls.all() {
             let (pulls, pull, packager) = (pulls.clone(), pull.clone(), packager.clone());
             let http = http.clone();
-            runtime.spawn(PullTask { pulls, pull, packager, http }.run());
+            let pushed = Mutex::default();
+            runtime.spawn(PullTask { pulls, pull, packager, http, pushed }.run());
         }
         let runtime = Mutex::new(Some(runtime));
         Ok(Some(PullThread { pulls: pulls.clone(), runtime }))

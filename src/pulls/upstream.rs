@@ -11,12 +11,13 @@ use std::time::Duration;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe;
-use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixStream, lookup_host};
+use tokio::net::{TcpStream, UdpSocket, UnixDatagram, UnixStream, lookup_host};
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
 use super::PullOptions;
 use super::paced_file::PacedFile;
+use super::pushed::Pushed;
 use crate::fetch::{Answer, HttpClient};
 use crate::wire::rtp::{Carriage, RtpEvent, RtpPacket, RtpReorder, recognise};
 use crate::wire::upstream_url::{HostPort, UnixKind, UpstreamUrl};
@@ -38,6 +39,7 @@ pub(super) enum Source {
     Http(Answer),
     Udp(Datagrams<UdpSocket>),
     Unix(Datagrams<UnixDatagram>),
+    Pushed(Pushed),
 }
 
 /// What came.
@@ -93,13 +95,6 @@ pub(super) async fn open(
         }
         UpstreamUrl::Fork { command, arguments } => run(command, arguments),
     }
-}
-
-/// The next that connects.
-pub(super) async fn accept(listener: &std::net::TcpListener) -> io::Result<Source> {
-    let listener = TcpListener::from_std(listener.try_clone()?)?;
-    let (stream, _) = listener.accept().await?;
-    Ok(Source::Bytes(Box::pin(stream)))
 }
 
 /// A FIFO is opened for writing too: so opening it waits for nobody, and it has no end.
@@ -214,11 +209,12 @@ impl Source {
             },
             Source::Udp(datagrams) => datagrams.receive(out).await,
             Source::Unix(datagrams) => datagrams.receive(out).await,
+            Source::Pushed(pushed) => pushed.receive(out).await,
         }
     }
 }
 
-async fn read_some(
+pub(super) async fn read_some(
     stream: &mut (impl AsyncRead + Unpin),
     out: &mut Vec<u8>,
 ) -> io::Result<Received> {

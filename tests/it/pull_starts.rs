@@ -1,7 +1,7 @@
 //! Where readers of pulled streams begin and end, and what a stream may take of the disk.
 
 use std::io::Write;
-use std::net::UdpSocket;
+use std::net::{TcpStream, UdpSocket};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -229,4 +229,31 @@ fn what_cannot_be_listed_is_bounded() {
 fn newest_extent(files: &[std::path::PathBuf]) -> u64 {
     let number = |path: &std::path::PathBuf| path.extension()?.to_str()?.parse().ok();
     files.iter().filter_map(number).max().unwrap_or(0)
+}
+
+/// Goal: who connects where a stream is pushed, and sends no packets, disturbs neither who sends nor who
+/// comes to send; who does send takes over.
+#[test]
+fn who_pushes_nothing_disturbs_nobody() {
+    let setup = Setup::new();
+    let bytes = std::fs::read(sample(&setup, 2)).unwrap();
+    let raw = "raw = [{ listen = \"127.0.0.1:0\", format = \"mpegts\", path = \"/cam.ts\" }]";
+    let server = setup.table(&format!("[cameras]\n{raw}")).start();
+    let door = server.camera_door("camera /cam.ts");
+    let silent: Vec<_> = (0..40).map(|_| TcpStream::connect(door).unwrap()).collect();
+    let mut garbage = TcpStream::connect(door).unwrap();
+    let _ = garbage.write_all(&[0; 100_000]);
+    pump(TcpStream::connect(door).unwrap(), bytes.clone());
+    let mut reader = Reader::open(server.address);
+    assert_start(reader.packets(100));
+    drop(silent);
+    let more: Vec<_> = (0..40).map(|_| TcpStream::connect(door).unwrap()).collect();
+    let so_far = reader.body.len() / PACKET;
+    reader.packets(so_far + 500);
+    assert!(!reader.body.chunks(PACKET).any(|packet| has_flag(packet, 0x80)), "no gap");
+    assert_eq!(server.log().matches("a stream is live").count(), 1, "{}", server.log());
+    drop(more);
+    let mut second = TcpStream::connect(door).unwrap();
+    second.write_all(&bytes).unwrap();
+    wait_until("another one sends", || server.log().matches("a stream is live").count() == 2);
 }
