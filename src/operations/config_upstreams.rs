@@ -48,7 +48,7 @@ options! {
         connect_timeout_s: u64 = 10;
         /// Seconds without a whole packet after which an upstream is given up.
         read_timeout_s: u64 = 10;
-        /// Seconds of the past that a new reader gets first.
+        /// Seconds of the past that a new reader gets first, as far as they fit into half of window_bytes.
         burst_s: u64 = 0;
         /// Bytes kept for burst_s and for readers that fall behind.
         window_bytes: u64 = 64 << 20;

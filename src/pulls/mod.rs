@@ -62,6 +62,18 @@ pub struct PullOptions {
     pub now: fn() -> Instant,
 }
 
+impl PullOptions {
+    /// New readers begin with so much of the past at most.
+    fn burst_bytes_max(&self) -> u64 {
+        self.window_bytes / 2
+    }
+
+    /// Readers who are further behind skip: more than a new one may be, less than what is kept.
+    pub fn lag_bytes_max(&self) -> u64 {
+        self.window_bytes / 4 * 3
+    }
+}
+
 /// Where a stream may come from.
 #[derive(Debug, Clone)]
 pub struct Upstream {

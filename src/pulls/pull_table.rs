@@ -229,7 +229,7 @@ impl Pulls {
             Ok(before) => self.note_crossing(before + 1, Event::LimitHit),
             Err(_) => return Join::Full,
         }
-        let start = live.start(now_ms, pull.options.burst_ms);
+        let start = live.start(now_ms, &pull.options);
         let (object, epoch) = (live.object.clone(), state.epoch);
         state.readers += 1;
         let (pulls, pull) = (self.clone(), pull.clone());
@@ -319,14 +319,15 @@ impl Live {
         }
     }
 
-    fn start(&self, now_ms: Millis, burst_ms: Millis) -> Start {
-        let head = self.object.head();
+    fn start(&self, now_ms: Millis, options: &PullOptions) -> Start {
+        let (burst_ms, tail) = (options.burst_ms, self.object.tail());
+        let head = self.object.head().max(tail.saturating_sub(options.burst_bytes_max()));
         let is_it = |(at_ms, offset): &&(Millis, u64)| {
             now_ms.saturating_sub(*at_ms) <= burst_ms && *offset >= head
         };
         match self.starts.iter().find(is_it) {
             Some((_, offset)) => Start::At(*offset),
-            None => Start::Behind(self.object.tail()),
+            None => Start::Behind(tail),
         }
     }
 }
