@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Chunk, assert_same, get};
 use crate::pull_kit::{
-    PACKET, Reader, Upstream, has_flag, is_key, pids, pulling, sample, sample_with_sound,
+    FIGURES, PACKET, Reader, Upstream, has_flag, is_key, pids, pulling, sample, sample_with_sound,
 };
 use crate::server::{HANG, Setup, wait_until};
 
@@ -92,8 +92,7 @@ fn restart(restarts: u32, more: &str) {
     let setup = Setup::new();
     let sample = std::fs::read(sample_with_sound(&setup, 3)).unwrap();
     let upstream = Upstream::with_own_port();
-    let api = "[[api]]\npath = \"/figures\"\nkind = \"prometheus\"";
-    let options = format!("reconnect_s = 0.05\nhold_over_s = 60\n{more}\n{api}");
+    let options = format!("reconnect_s = 0.05\nhold_over_s = 60\n{more}\n{FIGURES}");
     let server = pulling(setup, &upstream.url(), &options);
     let mut connection = upstream.accept();
     let first = Piece::new(&sample, 0);
