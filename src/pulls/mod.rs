@@ -29,9 +29,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-pub use notifier::{Event, NOTIFICATIONS_MAX, Notification};
-pub use pull_table::{Gap, Join, Pull, PullFigures, Pulls, Reading, Start};
-pub use pull_thread::PullThread;
+pub use notifier::{EVENTS_WAITING_MAX, Event, NOTIFICATIONS_MAX, Notification};
+pub use pull_table::{Gap, Join, Pull, PullFigures, Pulls, Reading, STARTS_MAX, Start};
+pub use pull_thread::{FILES_READ_MAX, PullThread};
 
 use crate::store::Millis;
 use crate::wire::upstream_url::UpstreamUrl;

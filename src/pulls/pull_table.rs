@@ -17,7 +17,7 @@ use crate::store::{Millis, News, NewsWait, Object, Store};
 use crate::wire::mpegts::PACKET_BYTES;
 
 /// Places to begin that are remembered for `burst_s`.
-const STARTS_MAX: usize = 4096;
+pub const STARTS_MAX: usize = 4096;
 
 /// All pulled streams of the origin.
 pub struct Pulls {
