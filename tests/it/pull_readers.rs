@@ -68,7 +68,7 @@ fn a_new_reader_gets_the_last_seconds() {
             // On a slow machine that second may have passed.
             let got = reader.packets(10)[2 * PACKET..].to_vec();
             let is_at = |part: &&[u8]| from_key(part)[..8 * PACKET] == got[..8 * PACKET];
-            assert!(!is_at(&parts[0]) && parts[1..].iter().any(|part| is_at(part)));
+            assert!(!is_at(&parts[0]) && parts[1..].iter().any(is_at));
         }
     }
 }
