@@ -97,7 +97,7 @@ impl PacketsOut {
         }
         put_tables(sender, &object).await?;
         let mut reader = Reader::new(store, object.clone(), core, start, u64::MAX);
-        let lag_max = self.reading.pull.options.window_bytes / 2;
+        let lag_max = self.reading.pull.options.lag_bytes_max();
         loop {
             if self.reading.is_off() {
                 return Ok(Left::Off);

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::config::{Config, ConfigError, HookAuth, options};
+use super::config_cameras::{CamerasSection, RawSection};
 use crate::store::is_object_name;
 use crate::wire::upstream_url::{HttpUrl, UpstreamUrl, shown};
 
@@ -48,7 +49,7 @@ options! {
         connect_timeout_s: u64 = 10;
         /// Seconds without a whole packet after which an upstream is given up.
         read_timeout_s: u64 = 10;
-        /// Seconds of the past that a new reader gets first.
+        /// Seconds of the past that a new reader gets first, as far as they fit into half of window_bytes.
         burst_s: u64 = 0;
         /// Bytes kept for burst_s and for readers that fall behind.
         window_bytes: u64 = 64 << 20;
@@ -247,22 +248,43 @@ fn check_users(users: &Users) -> Checked {
     Ok(())
 }
 
+/// Two listeners may be the two qualities of one camera.
+fn raw_paths(cameras: &CamerasSection) -> impl Iterator<Item = (&'static str, &String)> {
+    let named = |raw: &RawSection, of: &RawSection| raw.path == of.path;
+    let is_first = move |(at, raw): &(usize, &RawSection)| {
+        !cameras.raw[..*at].iter().any(|other| named(other, raw))
+    };
+    cameras.raw.iter().enumerate().filter(is_first).map(|(_, raw)| ("cameras.raw.path", &raw.path))
+}
+
 /// No two sections may have the same path.
 fn check_owners(config: &Config) -> Checked {
     let mut owned = HashSet::new();
     let paths = (config.pull.iter().map(|pull| ("pull.path", &pull.path)))
         .chain(config.mirror.iter().map(|mirror| ("mirror.path", &mirror.path)))
         .chain(config.r#static.iter().map(|file| ("static.path", &file.path)))
-        .chain(config.api.iter().map(|api| ("api.path", &api.path)));
+        .chain(config.api.iter().map(|api| ("api.path", &api.path)))
+        .chain(raw_paths(&config.cameras));
     for (key, path) in paths {
         if !owned.insert(path.clone()) {
             return wrong(key, format!("{path:?} is there twice: choose another path"));
         }
     }
+    let below = &config.cameras.live_below;
+    // The default stays where nobody lists anything.
+    let is_own = *below != CamerasSection::default().live_below && !below.is_empty();
+    if is_own && !config.live.iter().any(|rule| below.starts_with(&rule.prefix)) {
+        let why = format!("no [[live]] prefix holds {below:?}: add one, or set it to \"\"");
+        return wrong("cameras.live_below", why);
+    }
     let sources = config.live.iter().filter(|rule| rule.source.is_some());
     owned.extend(sources.map(|rule| rule.prefix.clone()));
     for pull in &config.pull {
         let Some(folder) = pull.live_folder() else { continue };
+        if pull.live.is_some() && !config.live.iter().any(|rule| folder.starts_with(&rule.prefix)) {
+            let why = format!("of {:?}: no [[live]] prefix holds {folder:?}: add one", pull.path);
+            return wrong("pull.live", why);
+        }
         if owned.contains(&folder) {
             let why = format!(
                 "of {:?}: {folder:?} is somebody else's already: set live to another folder, \
@@ -762,6 +784,21 @@ mod tests {
             config(&(pull("/cam.ts", "live = \"\"") + other)).unwrap();
         }
         config(&(pull("/cam/", "") + &pull("/cam", "live = \"\""))).unwrap();
+        let raw = |quality: &str| {
+            format!(
+                "[[cameras.raw]]\nlisten = \"127.0.0.1:0\"\nformat = \"mjpeg\"\n\
+                path = \"/cam.ts\"\nquality = \"{quality}\"\n"
+            )
+        };
+        config(&(raw("low") + &raw("high"))).unwrap();
+        let error = config(&(raw("low") + &pull("/cam.ts", ""))).unwrap_err();
+        assert!(error.contains("option cameras.raw.path is wrong"), "{error}");
+        let below = "[cameras]\nlive_below = \"/tv/\"\n";
+        assert!(config(below).unwrap_err().contains("option cameras.live_below is wrong"));
+        config(&(below.to_owned() + "[[live]]\nprefix = \"/tv/\"")).unwrap();
+        let elsewhere = pull("/cam.ts", "live = \"/tv/cam/\"");
+        assert!(config(&elsewhere).unwrap_err().contains("no [[live]] prefix holds"));
+        config(&(elsewhere + "[[live]]\nprefix = \"/tv/\"")).unwrap();
     }
 
     #[test]

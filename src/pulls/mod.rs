@@ -30,9 +30,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-pub use notifier::{Event, NOTIFICATIONS_MAX, Notification};
-pub use pull_table::{Gap, Join, Pull, PullFigures, Pulls, Reading, Start};
-pub use pull_thread::PullThread;
+pub use notifier::{EVENTS_WAITING_MAX, Event, NOTIFICATIONS_MAX, Notification};
+pub use pull_table::{Gap, Join, Pull, PullFigures, Pulls, Reading, STARTS_MAX, Start};
+pub use pull_thread::{FILES_READ_MAX, PullThread};
 pub use pushed::SENDERS_WAITING_MAX;
 
 use crate::store::Millis;
@@ -62,6 +62,18 @@ pub struct PullOptions {
     pub interface: Option<String>,
     pub datagram_bytes_max: usize,
     pub now: fn() -> Instant,
+}
+
+impl PullOptions {
+    /// New readers begin with so much of the past at most.
+    fn burst_bytes_max(&self) -> u64 {
+        self.window_bytes / 2
+    }
+
+    /// Readers who are further behind skip: more than a new one may be, less than what is kept.
+    pub fn lag_bytes_max(&self) -> u64 {
+        self.window_bytes / 4 * 3
+    }
 }
 
 /// Where a stream may come from.

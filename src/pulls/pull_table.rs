@@ -24,7 +24,7 @@ const LISTING_LEASE_MS: Millis = 15_000;
 /// So long after it has become live its first playlist may still be missing: as the packager waits.
 const LISTING_START_MS: Millis = 10_000;
 /// Places to begin that are remembered for `burst_s`.
-const STARTS_MAX: usize = 4096;
+pub const STARTS_MAX: usize = 4096;
 
 /// All pulled streams of the origin.
 pub struct Pulls {
@@ -288,7 +288,7 @@ impl Pulls {
             Ok(before) => self.note_crossing(before + 1, Event::LimitHit),
             Err(_) => return Join::Full,
         }
-        let start = live.start(now_ms, pull.options.burst_ms);
+        let start = live.start(now_ms, &pull.options);
         let (object, epoch) = (live.object.clone(), state.epoch);
         state.readers += 1;
         state.asked_until_ms = 0;
@@ -384,14 +384,15 @@ impl Live {
         }
     }
 
-    fn start(&self, now_ms: Millis, burst_ms: Millis) -> Start {
-        let head = self.object.head();
+    fn start(&self, now_ms: Millis, options: &PullOptions) -> Start {
+        let (burst_ms, tail) = (options.burst_ms, self.object.tail());
+        let head = self.object.head().max(tail.saturating_sub(options.burst_bytes_max()));
         let is_it = |(at_ms, offset): &&(Millis, u64)| {
             now_ms.saturating_sub(*at_ms) <= burst_ms && *offset >= head
         };
         match self.starts.iter().find(is_it) {
             Some((_, offset)) => Start::At(*offset),
-            None => Start::Behind(self.object.tail()),
+            None => Start::Behind(tail),
         }
     }
 }

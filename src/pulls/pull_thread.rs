@@ -16,7 +16,7 @@ use crate::packager::Packager;
 const THREADS_MAX: usize = 2;
 
 /// Regular files that are read from at one moment.
-const FILES_READ_MAX: usize = 8;
+pub const FILES_READ_MAX: usize = 8;
 
 /// Reads all upstreams until it is stopped.
 pub struct PullThread {

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Chunk, assert_same, get};
 use crate::pull_kit::{
-    PACKET, Reader, Upstream, has_flag, is_key, pids, pulling, sample, sample_with_sound,
+    FIGURES, PACKET, Reader, Upstream, has_flag, is_key, pids, pulling, received, sample,
+    sample_with_sound,
 };
 use crate::server::{HANG, Setup, wait_until};
 
@@ -92,12 +93,12 @@ fn restart(restarts: u32, more: &str) {
     let setup = Setup::new();
     let sample = std::fs::read(sample_with_sound(&setup, 3)).unwrap();
     let upstream = Upstream::with_own_port();
-    let api = "[[api]]\npath = \"/figures\"\nkind = \"prometheus\"";
-    let options = format!("reconnect_s = 0.05\nhold_over_s = 60\n{more}\n{api}");
+    let options = format!("reconnect_s = 0.05\nhold_over_s = 60\n{more}\n{FIGURES}");
     let server = pulling(setup, &upstream.url(), &options);
     let mut connection = upstream.accept();
     let first = Piece::new(&sample, 0);
     connection.write_all(&first.bytes).unwrap();
+    wait_until("all of it came", || received(&server) == first.bytes.len() / PACKET);
     let readers: Vec<_> = (0..READERS).map(|_| Follower::start(server.address)).collect();
     // Readers begin at a place that comes after them.
     connection.write_all(&first.bytes).unwrap();
@@ -191,10 +192,16 @@ fn assert_counters(body: &[u8]) {
 /// Goal: readers are sent away when the hold-over is over, and new ones get 404 until it is back.
 #[test]
 fn a_gap_that_is_too_long_ends_the_answer() {
+    for hold_over_s in [0, 1] {
+        is_too_long(hold_over_s);
+    }
+}
+
+fn is_too_long(hold_over_s: u32) {
     let setup = Setup::new();
     let bytes = std::fs::read(sample(&setup, 1)).unwrap();
     let upstream = Upstream::new();
-    let server = pulling(setup, &upstream.url(), "hold_over_s = 1");
+    let server = pulling(setup, &upstream.url(), &format!("hold_over_s = {hold_over_s}"));
     let mut connection = upstream.accept();
     connection.write_all(&bytes).unwrap();
     let mut reader = Reader::open(server.address);
@@ -206,9 +213,9 @@ fn a_gap_that_is_too_long_ends_the_answer() {
     loop {
         assert!(started.elapsed() < HANG);
         match reader.client.chunk() {
-            crate::client::Chunk::Data(_) => {}
+            Chunk::Data(_) => {}
             end => {
-                assert_eq!(end, crate::client::Chunk::Last, "a proper end");
+                assert_eq!(end, Chunk::Last, "a proper end");
                 break;
             }
         }
@@ -239,4 +246,51 @@ fn the_next_upstream_takes_over() {
         reader.body.len() > before + 20 * PACKET
     });
     assert!(server.log().contains("no whole packet"), "{}", server.log());
+}
+
+/// Goal: upstreams are tried in their order, each at once when the one before has failed, whether it
+/// refuses, says nothing or ends; behind the last one comes the first.
+#[test]
+fn upstreams_take_turns() {
+    let setup = Setup::new();
+    let bytes = std::fs::read(sample(&setup, 1)).unwrap();
+    let upstreams = [(); 3].map(|()| Upstream::with_own_port());
+    let [first, second, third] = &upstreams;
+    first.away();
+    let urls = upstreams.each_ref().map(Upstream::url).join(", ");
+    // A pause before another attempt would be longer than the test may take.
+    let options =
+        "read_timeout_s = 1\nreconnect_s = 3600\nreconnect_max_s = 3600\nhold_over_s = 3600";
+    let server = pulling(setup, &urls, options);
+    let silent = second.accept();
+    let mut connection = third.accept();
+    connection.write_all(&bytes).unwrap();
+    let mut reader = Reader::open(server.address);
+    connection.write_all(&bytes).unwrap();
+    reader.packets(10);
+    let said = |upstream: &Upstream, what: &str| {
+        let (log, url) = (server.log(), upstream.url());
+        log.lines().any(|line| line.contains(&url) && line.contains(what))
+    };
+    assert!(said(first, "it cannot be reached") && said(second, "no whole packet"));
+    assert!(said(third, "is connected") && !said(third, "was lost"));
+    drop((silent, connection));
+}
+
+/// Goal: one that fails behind the last is followed by the first, after a pause, and so on.
+#[test]
+fn behind_the_last_upstream_comes_the_first() {
+    let upstreams = [(); 3].map(|()| Upstream::new());
+    let urls = upstreams.each_ref().map(Upstream::url).join(", ");
+    let server = pulling(Setup::new(), &urls, "reconnect_s = 0.05\nreconnect_max_s = 1");
+    for upstream in upstreams.iter().cycle().take(9) {
+        drop(upstream.accept());
+    }
+    let ports = upstreams.each_ref().map(|upstream| upstream.listener.local_addr().unwrap().port());
+    wait_until("all are said", || server.log().matches("an upstream is connected").count() >= 9);
+    let log = server.log();
+    let order = log.lines().filter(|line| line.contains("an upstream is connected"));
+    for (line, port) in order.zip(ports.iter().cycle()) {
+        assert!(line.contains(&format!(":{port}\"")), "{port}: {line}");
+    }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::client::Client;
+use crate::client::{Client, get};
 use crate::server::{Server, Setup, run, wait_until};
 
 pub(crate) const PACKET: usize = 188;
@@ -158,4 +158,14 @@ impl Upstream {
     pub(crate) fn accept(&self) -> TcpStream {
         self.listener.accept().unwrap().0
     }
+}
+
+/// Of the only stream, at a path of its own.
+pub(crate) const FIGURES: &str = "[[api]]\npath = \"/figures\"\nkind = \"prometheus\"";
+
+/// Packets that have come from the only upstream.
+pub(crate) fn received(server: &Server) -> usize {
+    let text = get(server.address, "/figures").text();
+    let line = text.lines().find(|line| line.starts_with("streaming_packets_received{")).unwrap();
+    line.rsplit(' ').next().unwrap().parse().unwrap()
 }

@@ -16,11 +16,12 @@ use rustix::net::{
     self, AddressFamily, MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketType,
 };
 
-use crate::client::{assert_same, get};
+use crate::client::assert_same;
 use crate::pull_kit::{
-    PACKET, Reader, assert_decodes, assert_start, has_flag, is_key, pids, pulling, sample,
+    FIGURES, PACKET, Reader, assert_decodes, assert_start, has_flag, is_key, pids, pulling,
+    received, sample,
 };
-use crate::server::{HANG, Server, Setup, wait_until};
+use crate::server::{HANG, Setup, wait_until};
 
 /// A datagram of packets as encoders send them.
 const DATAGRAM: usize = 7 * PACKET;
@@ -63,15 +64,6 @@ fn until_gap(reader: &mut Reader) {
     });
     let count = reader.body.len() / PACKET;
     reader.packets(count);
-}
-
-const FIGURES: &str = "[[api]]\npath = \"/figures\"\nkind = \"prometheus\"";
-
-/// Packets that have come from the only upstream.
-fn received(server: &Server) -> usize {
-    let text = get(server.address, "/figures").text();
-    let line = text.lines().find(|line| line.starts_with("streaming_packets_received{")).unwrap();
-    line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 /// Goal: whoever owns a datagram socket is told whom to send to, by an empty datagram, and what it sends

@@ -8,11 +8,11 @@ use super::packet::{PACKET_BYTES, Packet, PacketHead, SYNC};
 
 /// More streams have no place in one multiplex that is pulled here; those that were silent for the longest
 /// time are forgotten.
-const PIDS_MAX: usize = 64;
+pub const GAP_PIDS_MAX: usize = 64;
 /// Stuffing that belongs to no stream.
 const NULL_PID: u16 = 0x1fff;
 /// A stream without a place to begin in so many packets (12 MB) says its gap as well as it can.
-const HEADS_MAX: usize = 1 << 16;
+pub const RESUMED_PACKETS_MAX: usize = 1 << 16;
 /// Behind it comes the first packet of an encoder that has just started.
 const BEFORE_FIRST: u8 = 15;
 
@@ -44,7 +44,7 @@ impl Continuity {
             let last = Last { pid: head.pid, counter: head.continuity, at: self.packets };
             match self.last.iter().position(|known| known.pid == head.pid) {
                 Some(place) => self.last[place] = last,
-                None if self.last.len() < PIDS_MAX => self.last.push(last),
+                None if self.last.len() < GAP_PIDS_MAX => self.last.push(last),
                 None => {
                     if let Some(oldest) = self.last.iter_mut().min_by_key(|known| known.at) {
                         *oldest = last;
@@ -98,7 +98,7 @@ impl Resumption {
     /// Look at the next whole packets; false if there are too many.
     pub fn note(&mut self, packets: &[u8]) -> bool {
         self.heads.extend(packets.chunks_exact(PACKET_BYTES).map(Head::of));
-        self.heads.len() <= HEADS_MAX
+        self.heads.len() <= RESUMED_PACKETS_MAX
     }
 
     /// For readers who go on at this offset with these tables in front.
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn what_is_looked_at_is_limited() {
         let mut resumption = Continuity::default().resume();
-        let packets = vec![0; HEADS_MAX * PACKET_BYTES];
+        let packets = vec![0; RESUMED_PACKETS_MAX * PACKET_BYTES];
         assert!(resumption.note(&packets) && !resumption.note(&packets[..PACKET_BYTES]));
     }
 
@@ -193,6 +193,6 @@ mod tests {
             packet[..4].copy_from_slice(&[SYNC, (pid >> 8) as u8, pid as u8, 0x10]);
             continuity.note(&packet);
         }
-        assert_eq!(continuity.break_packets().len(), PIDS_MAX * PACKET_BYTES);
+        assert_eq!(continuity.break_packets().len(), GAP_PIDS_MAX * PACKET_BYTES);
     }
 }
