@@ -11,7 +11,7 @@
 //! | offline | the next upstream, after a pause that doubles | 404 |
 //! | switched off (`?offline`) | `?online` | 404; those who read are sent away |
 //!
-//! `pull_table` (state, readers, limits), `upstream` (connects), `pushed` (is connected to), `pull_task`
+//! `pull_table` (state, readers, limits), `upstream` (connects), `pushed_stream` (is connected to), `pull_task`
 //! (the life of a stream), `pull_thread` (their threads), `pull_reports` (what APIs say), `notifier` (who is told).
 
 mod notifier;
@@ -20,7 +20,7 @@ mod pull_reports;
 mod pull_table;
 mod pull_task;
 mod pull_thread;
-mod pushed;
+mod pushed_stream;
 mod upstream;
 
 use std::net::TcpListener;
@@ -33,7 +33,7 @@ use bytes::Bytes;
 pub use notifier::{EVENTS_WAITING_MAX, Event, NOTIFICATIONS_MAX, Notification};
 pub use pull_table::{Gap, Join, Pull, PullFigures, Pulls, Reading, STARTS_MAX, Start};
 pub use pull_thread::{FILES_READ_MAX, PullThread};
-pub use pushed::SENDERS_WAITING_MAX;
+pub use pushed_stream::SENDERS_WAITING_MAX;
 
 use crate::store::Millis;
 use crate::wire::upstream_url::UpstreamUrl;

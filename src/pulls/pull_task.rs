@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant, sleep_until, timeout};
 
 use super::Place;
 use super::pull_table::{Gap, Pull, Pulls};
-use super::pushed::Pushed;
+use super::pushed_stream::Pushed;
 use super::upstream::{self, Received, Source};
 use crate::fetch::HttpClient;
 use crate::packager::marks::Marker;

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 
 use super::PullOptions;
 use super::paced_file::PacedFile;
-use super::pushed::Pushed;
+use super::pushed_stream::Pushed;
 use crate::fetch::{Answer, HttpClient};
 use crate::wire::rtp::{Carriage, RtpEvent, RtpPacket, RtpReorder, recognise};
 use crate::wire::upstream_url::{HostPort, UnixKind, UpstreamUrl};
