@@ -1,5 +1,7 @@
 //! `headwater check`: read a configuration as `serve` would, and show what it amounts to.
 
+use std::io::{ErrorKind, Write};
+
 use crate::commands::serve::ServeArgs;
 use crate::operations::config::Config;
 use crate::operations::limits;
@@ -17,19 +19,25 @@ pub struct CheckArgs {
 }
 
 pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text(args)?.as_bytes()) {
+        // Whoever reads has seen enough, as head(1) has.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        outcome => Ok(outcome?),
+    }
+}
+
+fn text(args: &CheckArgs) -> anyhow::Result<String> {
     if args.print_sample {
-        print!("{}", Config::sample_file());
-        return Ok(());
+        return Ok(Config::sample_file());
     }
     let config = args.serve.load()?;
     if args.print_config {
-        print!("{}", toml::to_string(&config)?);
-        return Ok(());
+        return Ok(toml::to_string(&config)?);
     }
-    println!("the configuration is good; its limits:");
+    let mut text = String::from("the configuration is good; its limits:\n");
     let fixed = limits::FIXED.iter().copied();
     for (name, value, beyond) in limits::configured(&config).into_iter().chain(fixed) {
-        println!("  {name:<32} {value:>16}  {beyond}");
+        text += &format!("  {name:<32} {value:>16}  {beyond}\n");
     }
-    Ok(())
+    Ok(text)
 }

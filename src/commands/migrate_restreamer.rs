@@ -723,7 +723,7 @@ mod tests {
         assert_eq!((config.users["alice"].as_str(), config.users["b c"].as_str()), ("s", "t\"\\"));
         let pull = &config.pull[0];
         assert_eq!((pull.connect_timeout_s, pull.read_timeout_s), (5, 7));
-        assert_eq!((pull.reconnect_s, pull.reconnect_max_s), (1, 30));
+        assert_eq!((pull.reconnect_s, pull.reconnect_max_s), (1.0, 30));
     }
 
     #[test]

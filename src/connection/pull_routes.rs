@@ -7,6 +7,7 @@ use super::route::{Case, Route, route_of};
 use crate::egress::live::{self, Hold};
 use crate::egress::ts_follow;
 use crate::pulls::{ApiKind, Join, Pull};
+use crate::store::NewsWait;
 use crate::wire::http1::{Method, Target};
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -17,15 +18,15 @@ const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The route of a request for a pulled stream; `None` if the name is none of one.
 pub(super) fn route(case: &Case<'_>, target: &Target<'_>, out: &mut Vec<u8>) -> Option<Route> {
     let pulls = &case.core.egress.pulls;
-    if let Some((kind, pull)) = pulls.find_api(&target.name) {
+    if let Some((kind, pull)) = pulls.find_api(target) {
         return Some(api(case, (kind, pull), target.query.unwrap_or_default(), out));
     }
     if !matches!(case.request.method, Method::Get | Method::Head) {
         let is_taken = takes_nothing(case, target);
         return is_taken.then(|| Route::Refuse(Reply::fetched_is_read_only()));
     }
-    let pull = pulls.find(&target.name)?;
-    match pulls.join(pull) {
+    let pull = pulls.find(target)?;
+    match pulls.join(pull, case.held_ms().unwrap_or(0)) {
         Join::Reading(reading) => {
             let ask = case.ask();
             let got = ts_follow::respond(&case.core.egress, &ask, reading, out);
@@ -33,11 +34,8 @@ pub(super) fn route(case: &Case<'_>, target: &Target<'_>, out: &mut Vec<u8>) -> 
         }
         // As restreamer answers, and not 503.
         Join::Offline | Join::Full => Some(case.answer(&Reply::not_found(), out)),
-        Join::Starting(news) => {
-            let patience = pull.options.hold_over.max(pull.options.connect_timeout);
-            let held_ms = case.held_ms().unwrap_or(0);
-            let wait_ms_max = (patience.as_millis() as u64).saturating_sub(held_ms);
-            if wait_ms_max == 0 || case.core.is_draining.get() {
+        Join::Starting(news, wait_ms_max) => {
+            if case.core.is_draining.get() {
                 return Some(case.answer(&Reply::not_found(), out));
             }
             Some(Route::Hold(Hold::new(news, wait_ms_max)))
@@ -56,7 +54,34 @@ pub(super) fn takes_nothing(case: &Case<'_>, target: &Target<'_>) -> bool {
     };
     match live::is_live(egress, name) {
         true => egress.pulls.all().iter().any(lists),
-        false => egress.pulls.find(name).is_some(),
+        false => egress.pulls.find(target).is_some(),
+    }
+}
+
+/// A request below the folder where a stream on demand is listed keeps it; one for a playlist or a
+/// manifest makes it begin, and is told how to wait while there is none, as readers are.
+pub(super) fn lease(case: &Case<'_>, name: &str) -> Option<Listing> {
+    let pulls = &case.core.egress.pulls;
+    let pull = pulls.find_listed(name).filter(|pull| !pull.is_off())?;
+    let is_list = name.ends_with(".m3u8") || name.ends_with(".mpd");
+    let news = pull.news();
+    let wait_ms_max = pulls.lease(pull, is_list, case.held_ms().unwrap_or(0));
+    let may_wait = wait_ms_max > 0 && !case.core.is_draining.get();
+    may_wait.then(|| Listing { pull: pull.clone(), news, wait_ms_max })
+}
+
+/// A stream whose playlist is asked for.
+pub(super) struct Listing {
+    pull: Arc<Pull>,
+    news: NewsWait,
+    wait_ms_max: u64,
+}
+
+impl Listing {
+    /// There is no playlist yet, or an old one: more bytes, and perhaps there is.
+    pub(super) fn hold(self) -> Route {
+        self.pull.await_bytes();
+        Route::Hold(Hold::new(self.news, self.wait_ms_max))
     }
 }
 

@@ -429,9 +429,12 @@ fn get(case: &Case<'_>, name: &str, target: &Target<'_>, out: &mut Vec<u8>) -> R
     let egress = &case.core.egress;
     let ask = case.ask();
     let loaded = case.resume.loaded.as_ref().map(|(object, _)| object.clone());
+    let mut listing = None;
     if loaded.is_none() && !target.is_folder {
+        listing = pull_routes::lease(case, name);
         match live::respond(egress, &ask, name, target.query, out) {
             Live::NotLive => {}
+            Live::Refused(refusal) if refusal.status == 503 && listing.is_some() => {}
             Live::Got(got) => return route_of(case, &ask, got, out),
             Live::Hold(_) if case.core.is_draining.get() => {
                 case.core.counters.add(Counter::HoldsRefused, 1);
@@ -450,6 +453,9 @@ fn get(case: &Case<'_>, name: &str, target: &Target<'_>, out: &mut Vec<u8>) -> R
         let ask = Ask { own_lines: own_lines.as_deref().unwrap_or(ask.own_lines), ..ask };
         let got = http_get::respond(egress, &ask, &object, out);
         return route_of(case, &ask, got, out);
+    }
+    if let Some(listing) = listing {
+        return listing.hold();
     }
     if !target.is_folder && live::is_time(egress, name) {
         live::respond_time(egress, &ask, out);

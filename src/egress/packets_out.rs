@@ -2,14 +2,14 @@
 //!
 //! | a reader is at | left by |
 //! |---|---|
-//! | the place where it joined | the first place behind where a decoder may begin; after a while without one: from here |
+//! | the place where it joined | the first place behind where a decoder may begin; after a while without one: from here; the end of its object: the next one |
 //! | packets | the packets |
 //! | the tail | more of them, its own going, or the stream's end |
 //! | too far behind | the newest place where a decoder may begin |
 //! | the end of an object: its upstream was lost | the next object, with packets that say so; `hold_over_s` is over: the end |
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -24,9 +24,9 @@ use crate::wire::mpegts::PACKET_BYTES;
 const PACKET: u64 = PACKET_BYTES as u64;
 /// Sent at once: whole packets.
 const RUN_BYTES_MAX: u64 = SEND_BYTES_MAX / PACKET * PACKET;
-/// A stream that has named no place to begin yet, and names none in so long, has none.
-const FIRST_START_WAIT: Duration = Duration::from_secs(2);
-/// One that has named some is expected to name another in so long.
+/// A stream without a program in so long has no place to begin.
+const PROGRAM_WAIT: Duration = Duration::from_secs(2);
+/// One with a program is expected to name a place in so long.
 const START_WAIT: Duration = Duration::from_secs(20);
 /// What was sent is added to the stream's figures each so many bytes.
 const NOTE_BYTES: u64 = 64 << 10;
@@ -34,6 +34,8 @@ const NOTE_BYTES: u64 = 64 << 10;
 /// What a reader gets.
 pub(super) struct PacketsOut {
     reading: Reading,
+    /// It has packets, to which a gap must be said.
+    has_begun: bool,
     /// Not yet among the stream's figures.
     sent: u64,
 }
@@ -46,7 +48,7 @@ enum Left {
 
 impl PacketsOut {
     pub(super) fn new(reading: Reading) -> PacketsOut {
-        PacketsOut { reading, sent: 0 }
+        PacketsOut { reading, has_begun: false, sent: 0 }
     }
 
     pub(super) async fn send(
@@ -72,9 +74,8 @@ impl PacketsOut {
                     }
                 }
             });
-            match timers::within(patience, next).await.unwrap_or(Ok(None))? {
-                Some(break_packets) => sender.put_made(&break_packets).await?,
-                None => return Ok(()),
+            if !timers::within(patience, next).await.unwrap_or(Ok(false))? {
+                return Ok(());
             }
         }
     }
@@ -87,17 +88,23 @@ impl PacketsOut {
     ) -> Result<Left, CutReason> {
         let object = self.reading.object.clone();
         let (store, core) = (&sender.egress.store, sender.egress.core);
-        let start = self.start(sender, peer_gone.as_mut()).await?;
+        let Some(start) = self.start(sender, peer_gone.as_mut()).await? else {
+            return Ok(Left::Ended);
+        };
+        let gap = self.reading.gap.take().filter(|_| self.has_begun);
+        if let Some(gap) = gap {
+            sender.put_made(gap.packets()).await?;
+        }
         put_tables(sender, &object).await?;
         let mut reader = Reader::new(store, object.clone(), core, start, u64::MAX);
-        let lag_max = self.reading.pull.options.window_bytes / 2;
+        let lag_max = self.reading.pull.options.lag_bytes_max();
         loop {
+            if self.reading.is_off() {
+                return Ok(Left::Off);
+            }
             match reader.available() {
                 Available::AtTail => {
                     sender.flush_prefix().await?;
-                    if self.reading.is_off() {
-                        return Ok(Left::Off);
-                    }
                     sender.wait_at_tail(&mut reader, peer_gone.as_mut()).await?;
                 }
                 Available::Bytes(_) | Available::Lagged if self.is_lost(&reader, lag_max) => {
@@ -127,32 +134,35 @@ impl PacketsOut {
         reader.offset() < object.head() || reader.lag_bytes() > lag_max && has_newer
     }
 
-    /// Where to begin.
+    /// Where to begin; `None` if the object ended before.
     async fn start(
         &self,
         sender: &Sender<'_>,
         mut peer_gone: Pin<&mut impl Future<Output = ()>>,
-    ) -> Result<u64, CutReason> {
+    ) -> Result<Option<u64>, CutReason> {
         let object = &self.reading.object;
         let behind = match self.reading.start {
-            Start::At(offset) if offset >= object.head() => return Ok(offset),
+            Start::At(offset) if offset >= object.head() => return Ok(Some(offset)),
             Start::At(_) => 0,
             Start::Behind(offset) => offset,
         };
         let (store, core) = (&sender.egress.store, sender.egress.core);
         let mut reader = Reader::new(store, object.clone(), core, behind, u64::MAX);
-        let found = std::future::poll_fn(|context| {
+        let mut found = pin!(std::future::poll_fn(|context| {
             reader.wake_at_growth(context);
-            let is_open = object.is_open();
-            match object.random_access_from(behind) {
-                Some(start) => Poll::Ready(Ok(start)),
-                None if !is_open => Poll::Ready(Ok(object.tail())),
+            let is_open = object.is_open() && !self.reading.is_off();
+            let is_said = self.reading.gap.as_ref().is_none_or(|gap| gap.is_settled());
+            match object.random_access_from(behind).filter(|_| is_said || !is_open) {
+                Some(start) => Poll::Ready(Ok(Some(start))),
+                None if !is_open => Poll::Ready(Ok(None)),
                 None => peer_gone.as_mut().poll(context).map(|()| Err(CutReason::Peer)),
             }
-        });
-        let has_named = object.last_random_access().is_some();
-        let patience = if has_named { START_WAIT } else { FIRST_START_WAIT };
-        timers::within(patience, found).await.unwrap_or(Ok(object.tail()))
+        }));
+        let mut started = timers::within(PROGRAM_WAIT, found.as_mut()).await;
+        if started.is_none() && object.preamble().is_some() {
+            started = timers::within(START_WAIT, found).await;
+        }
+        started.unwrap_or(Ok(Some(object.tail())))
     }
 
     /// Send whole packets.
@@ -171,6 +181,7 @@ impl PacketsOut {
             sender.flush_batch().await?;
             reader.advance(bytes);
         }
+        self.has_begun = true;
         self.sent += bytes;
         if self.sent >= NOTE_BYTES {
             self.reading.note_sent(std::mem::take(&mut self.sent));

@@ -30,7 +30,7 @@ const ERROR_BYTES_MAX: usize = 16 << 10;
 /// An answer of this length, or a manifest, is given when all of it is here: with length and tag.
 const WHOLE_FIRST_BYTES_MAX: u64 = 64 << 10;
 /// Manifests are held in memory, where they can be had in gzip; longer ones are not.
-const MANIFEST_BYTES_MAX: usize = 1 << 20;
+pub const MANIFEST_BYTES_MAX: usize = 1 << 20;
 /// An answer counts for so many bytes more.
 const ANSWER_COST_BYTES: u64 = 2 << 10;
 /// Bytes of a file read in one piece.

@@ -41,7 +41,7 @@ use crate::wire::upstream_url::{ANSWER_HEAD_BYTES_MAX, HttpUrl, REDIRECTS_MAX};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection that is not used is closed after so long: servers close theirs after 60 s and more.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-const POOL_CONNECTIONS_MAX: usize = 64;
+pub const POOL_CONNECTIONS_MAX: usize = 64;
 const HEAD_FIELDS_MAX: usize = 200;
 
 /// Cheap to clone; all clones share their connections. Used on a thread with tokio.

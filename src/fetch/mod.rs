@@ -26,8 +26,9 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 pub use fetched::{Fetched, FetchedBody, Memory};
+pub use fetching::MANIFEST_BYTES_MAX;
 pub use flight::{Failure, Flight, FlightWait, Outcome};
-pub use http_client::{Answer, HttpClient};
+pub use http_client::{Answer, HttpClient, POOL_CONNECTIONS_MAX};
 pub use names::LOOKUPS_MAX;
 pub use section::{Look, Section, SectionOptions, Source};
 
@@ -38,7 +39,7 @@ use crate::wire::path_table::PathTable;
 /// Who this is, for the next server and for the one before (RFC 9110 §7.6.3).
 pub const VIA: &str = "1.1 headwater";
 /// Name lookups and reads of files at once: [`LOOKUPS_MAX`], and one for each static file.
-const BLOCKING_THREADS_MAX: usize = 128;
+pub const BLOCKING_THREADS_MAX: usize = 128;
 /// What is of no more use goes so often.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 

@@ -11,7 +11,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use super::upload::{UploadError, Watcher};
-use crate::packager::Packager;
+use crate::packager::{Feed, Packager};
 use crate::runtime::clock;
 use crate::store::{Ending, MarkKind, NewObject, ObjectInfo, Store, Visibility, WriteRule, Writer};
 use crate::wire::fmp4::{Muxed, Muxer};
@@ -129,6 +129,7 @@ impl MovieUpload {
 
     fn begin(&self) -> Result<(Writer, Watcher), UploadError> {
         let feed = self.packager.feed(&self.name).map_err(UploadError::Refused)?;
+        let feed = feed.map(Feed::timed_by_arrival);
         let headers = vec![("Content-Type".to_owned(), "video/mp4".to_owned())];
         let info = ObjectInfo { headers, created_ms: clock::unix_ms(), ..ObjectInfo::default() };
         let writer = self.store.begin(NewObject {

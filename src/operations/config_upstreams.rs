@@ -3,13 +3,14 @@
 //! [`check`] whether they fit together. Nothing is opened here.
 
 use std::collections::{BTreeMap, HashSet};
+use std::net::Ipv6Addr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::config::{Config, ConfigError, HookAuth, StoreSection, options};
-use super::config_cameras::{RawFormat, RawSection};
+use super::config_cameras::{CamerasSection, RawFormat, RawSection};
 use crate::store::is_object_name;
 use crate::wire::upstream_url::{HttpUrl, UpstreamUrl, shown};
 
@@ -34,21 +35,21 @@ options! {
         upstreams: Vec<String> = Vec::new();
         /// Folder below which it is listed as LL-HLS and LL-DASH, such as "/live/cam/"; "" is none. Without it: /live/ and the name of the file without its ending.
         live: Option<String> = None;
-        /// Connect only while somebody reads.
+        /// Connect only while somebody reads. As LL-HLS or LL-DASH that is who asks for a playlist or a manifest, until 15 s after the last request below `live`; the first request waits.
         on_demand: bool = false;
         /// Seconds after the last reader until it is disconnected, on demand.
         stop_after_s: u64 = 10;
         /// Seconds without an upstream that readers are kept for; 0 sends them away at once.
         hold_over_s: u64 = 10;
-        /// Seconds until the next attempt to connect; each one that fails doubles it.
-        reconnect_s: u64 = 1;
+        /// Seconds until the next attempt to connect, 0.05 at least; each one that fails doubles it.
+        reconnect_s: f64 = 1.0;
         /// Seconds between attempts at most.
         reconnect_max_s: u64 = 10;
         /// Seconds that connecting may take, with the head of the answer.
         connect_timeout_s: u64 = 10;
         /// Seconds without a whole packet after which an upstream is given up.
         read_timeout_s: u64 = 10;
-        /// Seconds of the past that a new reader gets first.
+        /// Seconds of the past that a new reader gets first, as far as they fit into half of window_bytes.
         burst_s: u64 = 0;
         /// Bytes kept for burst_s and for readers that fall behind.
         window_bytes: u64 = 64 << 20;
@@ -198,6 +199,8 @@ const STATIC_BYTES_MAX: u64 = 1 << 30;
 const MIRROR_CACHE_BYTES_MAX: u64 = 1 << 40;
 const MIRROR_ANSWERS_MAX: u64 = 1 << 20;
 const BURST_S_MAX: u64 = 3600;
+/// An upstream that comes and goes costs two lines of the log each time.
+const RECONNECT_S_MIN: f64 = 0.05;
 const DAY_S: u64 = 86_400;
 /// `IFNAMSIZ` without the NUL (netdevice(7)).
 const INTERFACE_NAME_BYTES_MAX: usize = 15;
@@ -285,22 +288,43 @@ fn check_users(users: &Users) -> Checked {
     Ok(())
 }
 
+/// Two listeners may be the two qualities of one camera.
+fn raw_paths(cameras: &CamerasSection) -> impl Iterator<Item = (&'static str, &String)> {
+    let named = |raw: &RawSection, of: &RawSection| raw.path == of.path;
+    let is_first = move |(at, raw): &(usize, &RawSection)| {
+        !cameras.raw[..*at].iter().any(|other| named(other, raw))
+    };
+    cameras.raw.iter().enumerate().filter(is_first).map(|(_, raw)| ("cameras.raw.path", &raw.path))
+}
+
 /// No two sections may have the same path.
 fn check_owners(config: &Config) -> Checked {
     let mut owned = HashSet::new();
     let paths = (config.pull.iter().map(|pull| ("pull.path", &pull.path)))
         .chain(config.mirror.iter().map(|mirror| ("mirror.path", &mirror.path)))
         .chain(config.r#static.iter().map(|file| ("static.path", &file.path)))
-        .chain(config.api.iter().map(|api| ("api.path", &api.path)));
+        .chain(config.api.iter().map(|api| ("api.path", &api.path)))
+        .chain(raw_paths(&config.cameras));
     for (key, path) in paths {
         if !owned.insert(path.clone()) {
             return wrong(key, format!("{path:?} is there twice: choose another path"));
         }
     }
+    let below = &config.cameras.live_below;
+    // The default stays where nobody lists anything.
+    let is_own = *below != CamerasSection::default().live_below && !below.is_empty();
+    if is_own && !config.live.iter().any(|rule| below.starts_with(&rule.prefix)) {
+        let why = format!("no [[live]] prefix holds {below:?}: add one, or set it to \"\"");
+        return wrong("cameras.live_below", why);
+    }
     let sources = config.live.iter().filter(|rule| rule.source.is_some());
     owned.extend(sources.map(|rule| rule.prefix.clone()));
     for pull in &config.pull {
         let Some(folder) = pull.live_folder() else { continue };
+        if pull.live.is_some() && !config.live.iter().any(|rule| folder.starts_with(&rule.prefix)) {
+            let why = format!("of {:?}: no [[live]] prefix holds {folder:?}: add one", pull.path);
+            return wrong("pull.live", why);
+        }
         if owned.contains(&folder) {
             let why = format!(
                 "of {:?}: {folder:?} is somebody else's already: set live to another folder, \
@@ -347,9 +371,19 @@ impl PullSection {
         let mut takes_datagrams = false;
         for text in &self.upstreams {
             let upstream = UpstreamUrl::parse(text);
-            takes_datagrams |= matches!(upstream, Ok(UpstreamUrl::Udp(_) | UpstreamUrl::Rtp(_)));
-            if let Err(error) = upstream {
-                return wrong_url("pull.upstreams", path, text, &error.to_string());
+            match &upstream {
+                Ok(UpstreamUrl::Udp(place) | UpstreamUrl::Rtp(place)) => {
+                    takes_datagrams = true;
+                    if self.interface.is_none() && is_of_link(&place.host) {
+                        let why =
+                            format!("of {path:?}: the group of {text:?} is of one link: name it");
+                        return wrong("pull.interface", why);
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    return wrong_url("pull.upstreams", path, text, &error.to_string());
+                }
             }
         }
         if let Some(folder) = self.live.as_ref().filter(|folder| !folder.is_empty()) {
@@ -385,11 +419,17 @@ impl PullSection {
 
     fn check_numbers(&self) -> Checked {
         let path = &self.path;
+        let range = RECONNECT_S_MIN..=DAY_S as f64;
+        if !range.contains(&self.reconnect_s) {
+            let (value, last) = (self.reconnect_s, range.end());
+            let why = format!("of {path:?}: {value} is not {RECONNECT_S_MIN} to {last}");
+            return wrong("pull.reconnect_s", why);
+        }
+        let reconnect_max_s = self.reconnect_s.ceil() as u64;
         for (key, seconds, range) in [
             ("pull.stop_after_s", self.stop_after_s, 0..=DAY_S),
             ("pull.hold_over_s", self.hold_over_s, 0..=DAY_S),
-            ("pull.reconnect_s", self.reconnect_s, 1..=DAY_S),
-            ("pull.reconnect_max_s", self.reconnect_max_s, self.reconnect_s..=DAY_S),
+            ("pull.reconnect_max_s", self.reconnect_max_s, reconnect_max_s..=DAY_S),
             ("pull.connect_timeout_s", self.connect_timeout_s, 1..=DAY_S),
             ("pull.read_timeout_s", self.read_timeout_s, 1..=DAY_S),
             ("pull.burst_s", self.burst_s, 0..=BURST_S_MAX),
@@ -515,6 +555,12 @@ fn check_path(key: &'static str, path: &str) -> Checked {
         }
         _ => wrong(key, format!("{path:?} is no absolute path such as \"/cam.ts\"")),
     }
+}
+
+/// A multicast group of an interface or of a link (RFC 4291 §2.7): each link has its own.
+fn is_of_link(host: &str) -> bool {
+    host.parse::<Ipv6Addr>()
+        .is_ok_and(|group| matches!(group.segments()[0] & 0xff0f, 0xff01 | 0xff02))
 }
 
 fn check_folder(key: &'static str, path: &str) -> Checked {
@@ -658,7 +704,11 @@ mod tests {
         let cases: &[(&str, &str, &str, &[&str])] = &[
             (pull, "stop_after_s = 90000", "pull.stop_after_s", &["/cam.ts", "0 to 86400"]),
             (pull, "hold_over_s = 90000", "pull.hold_over_s", &["/cam.ts"]),
-            (pull, "reconnect_s = 0", "pull.reconnect_s", &["1 to 86400"]),
+            (pull, "reconnect_s = 0", "pull.reconnect_s", &["0.05 to 86400"]),
+            (pull, "reconnect_s = 0.04", "pull.reconnect_s", &["/cam.ts"]),
+            (pull, "reconnect_s = nan", "pull.reconnect_s", &[]),
+            (pull, "reconnect_s = 86401", "pull.reconnect_s", &[]),
+            (pull, "reconnect_s = 10.5", "pull.reconnect_max_s", &["10 is not 11 to"]),
             (pull, "reconnect_s = 20", "pull.reconnect_max_s", &["10 is not 20 to"]),
             (pull, "connect_timeout_s = 0", "pull.connect_timeout_s", &[]),
             (pull, "read_timeout_s = 0", "pull.read_timeout_s", &[]),
@@ -739,6 +789,7 @@ mod tests {
             ("pull", "", "pull.upstreams", "at least one"),
             ("pull", "upstreams = [\"srt://a:1\"]", "pull.upstreams", "srt:// is none of http, "),
             ("pull", "upstreams = [\"tcp://a:1\", \"udp://a\"]", "pull.upstreams", "\"udp://a\""),
+            ("pull", "upstreams = [\"udp://[ff12::1]:5000\"]", "pull.interface", "of one link"),
             ("pull", "upstreams = [\"http://u:secret@\"]", "pull.upstreams", "http://…@"),
             ("static", "upstream = \"tcp://a:1\"", "static.upstream", "have an end"),
             ("static", "", "static.upstream", "no scheme"),
@@ -773,6 +824,21 @@ mod tests {
             config(&(pull("/cam.ts", "live = \"\"") + other)).unwrap();
         }
         config(&(pull("/cam/", "") + &pull("/cam", "live = \"\""))).unwrap();
+        let raw = |quality: &str| {
+            format!(
+                "[[cameras.raw]]\nlisten = \"127.0.0.1:0\"\nformat = \"mjpeg\"\n\
+                path = \"/cam.ts\"\nquality = \"{quality}\"\n"
+            )
+        };
+        config(&(raw("low") + &raw("high"))).unwrap();
+        let error = config(&(raw("low") + &pull("/cam.ts", ""))).unwrap_err();
+        assert!(error.contains("option cameras.raw.path is wrong"), "{error}");
+        let below = "[cameras]\nlive_below = \"/tv/\"\n";
+        assert!(config(below).unwrap_err().contains("option cameras.live_below is wrong"));
+        config(&(below.to_owned() + "[[live]]\nprefix = \"/tv/\"")).unwrap();
+        let elsewhere = pull("/cam.ts", "live = \"/tv/cam/\"");
+        assert!(config(&elsewhere).unwrap_err().contains("no [[live]] prefix holds"));
+        config(&(elsewhere + "[[live]]\nprefix = \"/tv/\"")).unwrap();
     }
 
     /// Goal: an endless object that would be cut again and again, since it cannot have its window, is told.

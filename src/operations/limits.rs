@@ -1,9 +1,12 @@
 //! All limits in one table, for `headwater check` and docs/OPERATIONS.md: those that are options, and
-//! those that are fixed.
+//! those that are fixed. Values of layers that this one may not name stand here as numbers; a test of
+//! `server` compares them.
 
 use crate::store::{NAME_BYTES_MAX, NAME_PART_BYTES_MAX, RECORD_BYTES_MAX};
 use crate::wire::fmp4::MOOF_BYTES_MAX;
 use crate::wire::http1::{CHUNK_LINE_BYTES_MAX, HEADERS_MAX, RANGES_MAX, TRAILER_BYTES_MAX};
+use crate::wire::mpegts::{GAP_PIDS_MAX, RESUMED_PACKETS_MAX};
+use crate::wire::rtp::REORDER_PACKETS_MAX;
 use crate::wire::upstream_url::{ANSWER_HEAD_BYTES_MAX, REDIRECTS_MAX};
 use crate::wire::websocket::{ANSWERS_BYTES_MAX, CONTROL_BYTES_MAX, PROTOCOLS_MAX};
 
@@ -11,7 +14,7 @@ use super::config::{
     AppendSection, ChannelsSection, Config, LimitsSection, StoreSection, ViewersSection,
 };
 use super::config_cameras::CamerasSection;
-use super::config_upstreams::{MirrorSection, StaticSection};
+use super::config_upstreams::{MirrorSection, PullSection, StaticSection};
 
 /// Name, value, and what happens beyond it.
 pub type Limit = (&'static str, u64, &'static str);
@@ -59,6 +62,33 @@ pub const FIXED: &[Limit] = &[
         MOOF_BYTES_MAX as u64,
         "a moof or moov that is looked into; longer: no marks",
     ),
+    (
+        "rtp_reorder_packets_max",
+        REORDER_PACKETS_MAX as u64,
+        "RTP datagrams held for a missing one; more: it is lost",
+    ),
+    (
+        "gap_pids_max",
+        GAP_PIDS_MAX as u64,
+        "PIDs that state a gap of a pulled stream; others do not",
+    ),
+    (
+        "resumed_packets_max",
+        RESUMED_PACKETS_MAX as u64,
+        "packets before a place to go on behind a gap; more: its counters may leap",
+    ),
+    ("pull_starts_max", 4096, "places to begin kept for burst_s; more: the oldest go"),
+    (
+        "pull_senders_waiting_max",
+        16,
+        "connections to a raw mpegts port without a packet; more: the oldest go",
+    ),
+    ("host_lookups_max", 16, "names of upstreams looked up at one moment; more wait"),
+    ("notifications_max", 16, "notifications under way; more: dropped, with a warning"),
+    ("events_waiting_max", 64, "events that wait to be told; more: dropped, with a warning"),
+    ("fetch_threads_max", 128, "name lookups and file reads of mirrors at once; more wait"),
+    ("pool_connections_max", 64, "idle connections kept to an upstream; more: closed"),
+    ("manifest_bytes_max", 1 << 20, "a mirrored playlist that is compressed; longer: as it came"),
 ];
 
 /// Limits that are options, with their present values.
@@ -66,8 +96,9 @@ pub fn configured(config: &Config) -> Vec<Limit> {
     let websockets = websocket_limits(&config.append, &config.channels);
     let mirrors = config.mirror.iter().flat_map(mirror_limits).collect();
     let files = config.r#static.iter().flat_map(static_limits).collect();
-    let others =
-        [camera_limits(&config.cameras), viewer_limits(&config.viewers), mirrors, files].concat();
+    let pulls = config.pull.iter().flat_map(pull_limits).collect();
+    let (cameras, viewers) = (camera_limits(&config.cameras), viewer_limits(&config.viewers));
+    let others = [cameras, viewers, pulls, mirrors, files].concat();
     [store_limits(&config.store), connection_limits(&config.limits), websockets, others].concat()
 }
 
@@ -148,6 +179,32 @@ fn viewer_limits(viewers: &ViewersSection) -> Vec<Limit> {
         u64::from(viewers.max),
         "readers of pulled streams; more: 404 (0: no limit)",
     )]
+}
+
+fn pull_limits(pull: &PullSection) -> Vec<Limit> {
+    vec![
+        (
+            "pull.connect_timeout_s",
+            pull.connect_timeout_s,
+            "seconds of connecting; longer: the next",
+        ),
+        (
+            "pull.read_timeout_s",
+            pull.read_timeout_s,
+            "seconds of a silent upstream; longer: the next",
+        ),
+        (
+            "pull.hold_over_s",
+            pull.hold_over_s,
+            "seconds without an upstream; longer: readers are sent away",
+        ),
+        ("pull.window_bytes", pull.window_bytes, "kept of a stream; slower readers skip"),
+        (
+            "pull.datagram_bytes_max",
+            u64::from(pull.datagram_bytes_max),
+            "a datagram; the rest of a longer one is lost",
+        ),
+    ]
 }
 
 fn mirror_limits(mirror: &MirrorSection) -> Vec<Limit> {

@@ -55,6 +55,8 @@ struct Target {
     /// It is counted among those that may still bring an init segment.
     is_unknown: bool,
     has_begun: bool,
+    /// Its times are those of arrival.
+    is_timed_by_arrival: bool,
     /// It ended in order, or was refused: either has been said.
     is_over: bool,
 }
@@ -98,9 +100,16 @@ impl Feed {
             trims_seen: 0,
             is_unknown: !is_list,
             has_begun: false,
+            is_timed_by_arrival: false,
             is_over: false,
         };
         Feed { target, form }
+    }
+
+    /// Nobody told when its pictures were taken: they lie a little nearer together or further apart.
+    pub fn timed_by_arrival(mut self) -> Feed {
+        self.target.is_timed_by_arrival = true;
+        self
     }
 
     /// Bytes that were just appended by `writer`. An error ends the upload with that status.
@@ -302,6 +311,9 @@ struct Fmp4 {
     /// An mfra says the same, except of small files that all have one.
     has_mfra: bool,
     media_us: Micros,
+    /// Chunks before the one that arrives, and the frame rate that was made of them.
+    chunks: u32,
+    mean_rate: f64,
 }
 
 fn push_fmp4(
@@ -425,7 +437,11 @@ impl Fmp4 {
         let head = self.head(start, chunk, traf, index, target, writer)?;
         let timescale = self.timescale_of(traf.track_id, target);
         let time_us = to_us(head.time, timescale);
+        if target.is_timed_by_arrival && head.starts_sync && self.chunks > 0 {
+            self.note_rate(index, target);
+        }
         self.media_us = self.media_us.saturating_add(to_us(head.duration, timescale));
+        self.chunks = self.chunks.saturating_add(1);
         if !self.begun.contains(&index) {
             self.begun.push(index);
             let rate = f64::from(timescale) / f64::from(traf.sample_duration.max(1));
@@ -442,6 +458,15 @@ impl Fmp4 {
             }
         }
         Ok(())
+    }
+
+    /// One picture says little of the rate of those that are timed by their arrival; all so far do.
+    fn note_rate(&mut self, index: usize, target: &Target) {
+        let rate = f64::from(self.chunks) * 1e6 / self.media_us.max(1) as f64;
+        if (rate - self.mean_rate).abs() > rate / 100.0 {
+            self.mean_rate = rate;
+            target.point.update_info(index, |info| info.frame_rate = Some(rate));
+        }
     }
 
     /// A fragment of a track that is not listed: of a kind that players do not know, or of none.
@@ -496,6 +521,7 @@ impl Fmp4 {
             starts_sync: traf.starts_with_sync,
             starts_object: !self.begun.contains(&index),
             has_init: self.own.is_some(),
+            is_timed_by_arrival: target.is_timed_by_arrival,
             tables: Bytes::new(),
             arrived_us: target.arrived_us(),
             zero_us,
@@ -659,6 +685,8 @@ struct Ts {
     /// Where the tables of other streams begin, and whether a PAT and a PMT stand there: so does the
     /// next unit.
     resumes_at: Option<(u64, bool)>,
+    /// A place to start decoding was among the newest bytes.
+    begins: bool,
 }
 
 struct Unit {
@@ -681,6 +709,10 @@ fn push_ts(
             outcome = state.take(found, target, writer);
         }
     });
+    if std::mem::take(&mut state.begins) {
+        // Their counters go on in those that follow.
+        writer.set_preamble(scanner.latest_tables());
+    }
     outcome
 }
 
@@ -719,6 +751,7 @@ impl Ts {
             Unit { offset, packet_offset, dts, random_access, has_tables, .. } => {
                 let kind = if random_access { MarkKind::RandomAccess } else { MarkKind::Boundary };
                 writer.mark(packet_offset, kind);
+                self.begins |= random_access;
                 let (offset, has_tables) = self.resumes_at.take().unwrap_or((offset, has_tables));
                 let tables = self.program.as_ref().filter(|_| !has_tables);
                 let tables = tables.map(|program| program.tables.clone()).unwrap_or_default();
@@ -771,6 +804,7 @@ impl Ts {
             starts_sync: unit.is_random_access,
             starts_object,
             has_init: !target.key.is_numbered,
+            is_timed_by_arrival: target.is_timed_by_arrival,
             tables: unit.tables,
             arrived_us: target.arrived_us(),
             zero_us: None,

@@ -38,12 +38,12 @@ impl Marker {
                 scanner.push(bytes, &mut |found| note_fmp4(found, writer, &mut seen))
             }
             Format::MpegTs(scanner) => {
-                scanner.push(bytes, &mut |found| note_ts(found, writer, &mut seen))
+                push_ts(scanner, bytes, writer, &mut seen);
             }
             Format::Unknown(fmp4, ts) => {
                 fmp4.push(bytes, &mut |found| note_fmp4(found, writer, &mut seen));
                 if !matches!(seen, Seen::Fmp4) {
-                    ts.push(bytes, &mut |found| note_ts(found, writer, &mut seen));
+                    push_ts(ts, bytes, writer, &mut seen);
                 }
             }
         }
@@ -82,16 +82,29 @@ fn note_fmp4(found: fmp4::Found<'_>, writer: &mut Writer, seen: &mut Seen) {
     *seen = Seen::Fmp4;
 }
 
-fn note_ts(found: mpegts::Found, writer: &mut Writer, seen: &mut Seen) {
+fn push_ts(scanner: &mut mpegts::TsScanner, bytes: &[u8], writer: &mut Writer, seen: &mut Seen) {
+    let mut begins = false;
+    scanner.push(bytes, &mut |found| begins |= note_ts(found, writer, seen));
+    if begins {
+        // Their counters go on in those that follow.
+        writer.set_preamble(scanner.latest_tables());
+    }
+}
+
+/// True where decoding can start.
+fn note_ts(found: mpegts::Found, writer: &mut Writer, seen: &mut Seen) -> bool {
     use mpegts::Found::{Fault, NotTs, Program, Splice, Streams, Unit, Untimed};
+    let mut begins = false;
     match found {
-        NotTs | Fault { .. } | Streams(_) | Splice { .. } => return,
+        NotTs | Fault { .. } | Streams(_) | Splice { .. } => return false,
         Program { program, .. } => writer.set_preamble(program.tables.clone()),
         Unit { packet_offset, random_access, .. } | Untimed { packet_offset, random_access } => {
             writer.mark(packet_offset, kind_of(random_access));
+            begins = random_access;
         }
     }
     *seen = Seen::MpegTs;
+    begins
 }
 
 fn kind_of(random_access: bool) -> MarkKind {

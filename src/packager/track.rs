@@ -49,6 +49,9 @@ const OBJECT_SEGMENT_US_MIN: Micros = 300_000;
 const BEAT_SLACK_US_MAX: Micros = 200_000;
 /// Chunks kept until the shape is known; more and the shape is decided without them.
 pub(super) const PENDING_MAX: usize = 4096;
+/// Where times are those of arrival, pictures and segments last so much longer or shorter, and a part
+/// is still 85 % of PART-TARGET.
+const UNEVEN_PERCENT: u64 = 8;
 /// EXTINF is rounded to whole seconds and must then not exceed TARGETDURATION (RFC 8216bis §4.4.3.1).
 pub(super) const ROUNDING_US: Micros = 490_000;
 
@@ -126,6 +129,8 @@ pub(super) struct ChunkHead {
     pub(super) starts_object: bool,
     /// Its object began with an init segment.
     pub(super) has_init: bool,
+    /// Its time is that of its arrival: about as even as its neighbours', not more.
+    pub(super) is_timed_by_arrival: bool,
     /// PAT and PMT, where the bytes do not begin with them.
     pub(super) tables: Bytes,
     /// When it came, and what its prft says of that (wall time of media time 0).
@@ -227,6 +232,25 @@ impl Segment {
             _ => self.slices.push(Slice { object: object.clone(), start, end }),
         }
     }
+}
+
+/// A key picture that comes after so much begins the next segment.
+fn is_due(lasted_us: Micros, head: &ChunkHead, shape: &Shape) -> bool {
+    let slack_us = if head.is_timed_by_arrival {
+        shape.segment_us / 100 * UNEVEN_PERCENT as Micros
+    } else {
+        0
+    };
+    lasted_us >= shape.segment_us - slack_us.max(TOLERANCE_US)
+}
+
+/// The part that is nearest to `aim`, and not under 85 % of it.
+fn whole_chunks(each: u64, aim: u64) -> u64 {
+    if each >= aim {
+        return each;
+    }
+    let count = aim / each;
+    if count * each * 100 >= aim * 85 { count * each } else { (count + 1) * each }
 }
 
 fn ticks_to_us(ticks: u64, timescale: u64) -> Micros {
@@ -531,18 +555,19 @@ impl Track {
     /// aim. 0 if there are none.
     pub(super) fn natural_part_target(&self, aim_us: Micros) -> u64 {
         let aim = self.to_ticks(aim_us);
-        let durations = self.pending.iter().map(|chunk| chunk.head.duration);
-        let Some(longest) = durations.max().filter(|longest| *longest > 0) else { return 0 };
+        let durations = || self.pending.iter().map(|chunk| chunk.head.duration);
+        let Some(longest) = durations().max().filter(|longest| *longest > 0) else { return 0 };
+        if self.kind.is_visual() && self.pending.iter().any(|chunk| chunk.head.is_timed_by_arrival)
+        {
+            let mean = durations().sum::<u64>() / self.pending.len() as u64;
+            return whole_chunks(mean.max(1), aim) * (100 + UNEVEN_PERCENT) / 100;
+        }
         if !self.kind.is_visual() {
             // Frames of sound never divide a part: room for one more than was seen. All of its parts
             // are independent, so that none is too short.
             return longest.max(aim) + longest / 10;
         }
-        if longest >= aim {
-            return longest;
-        }
-        let count = aim / longest;
-        if count * longest * 100 >= aim * 85 { count * longest } else { (count + 1) * longest }
+        whole_chunks(longest, aim)
     }
 
     /// A chunk begins: close what ends before it.
@@ -583,8 +608,7 @@ impl Track {
         let is_due = if self.kind.is_visual() {
             // Pictures that nothing before them explains are a segment of their own.
             let is_own = head.starts_object && lasted_us >= OBJECT_SEGMENT_US_MIN;
-            let is_long = lasted_us >= shape.segment_us - TOLERANCE_US;
-            head.starts_sync && (is_own || is_long || !open.starts_sync)
+            head.starts_sync && (is_own || is_due(lasted_us, head, shape) || !open.starts_sync)
         } else {
             // Only after a hole: where it ends was foretold, or a part was promised.
             self.beat_at(head.time, 0, shape) > open.beat
@@ -687,7 +711,7 @@ impl Track {
             part.duration += head.duration;
             part.is_independent |= head.is_independent || !is_visual;
             let is_full = part.duration + head.duration > part_target;
-            if is_full {
+            if is_full && !self.may_be_last(head, shape) {
                 self.close_part();
                 is_news = true;
             }
@@ -699,6 +723,18 @@ impl Track {
         is_news
     }
 
+    /// The next chunk may begin a segment, which its time does not foretell: the part is listed when
+    /// that one shows what it is, so that no part is promised behind this one that never comes.
+    fn may_be_last(&self, head: &ChunkHead, shape: &Shape) -> bool {
+        let ends = head.time + head.duration;
+        let is_long = |open: &Segment| {
+            let lasted_us = self.to_us(ends.saturating_sub(open.time));
+            !open.starts_sync || is_due(lasted_us, head, shape)
+        };
+        let is_uncertain = head.is_timed_by_arrival && self.kind.is_visual();
+        is_uncertain && self.open_segment().is_some_and(is_long)
+    }
+
     /// The segment is as long as the rhythm wants, and the rhythm has held so far.
     fn is_foretold_end(&self, head: &ChunkHead, shape: &Shape) -> bool {
         let Some(open) = self.open_segment() else { return false };
@@ -707,6 +743,10 @@ impl Track {
         }
         let ends = head.time + head.duration;
         if self.kind.is_visual() {
+            if head.is_timed_by_arrival {
+                // One picture too early, and a segment would begin without a key.
+                return false;
+            }
             let slack_us = (TOLERANCE_US / 10).min(self.to_us(head.duration) / 2);
             let lasted_us = self.to_us(ends.saturating_sub(open.time));
             self.is_regular && open.starts_sync && lasted_us >= shape.segment_us - slack_us

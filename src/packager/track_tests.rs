@@ -52,6 +52,7 @@ pub(super) fn head(object: &Arc<Object>, start: u64, time: u64, duration: u64) -
         starts_sync: false,
         starts_object: false,
         has_init: false,
+        is_timed_by_arrival: false,
         tables: Bytes::new(),
         arrived_us: (time.min(1 << 50) as Micros) * 1000,
         zero_us: None,
@@ -339,6 +340,39 @@ fn the_hint_is_the_next_part() {
         let parts = segment.map_or(0, |segment| segment.parts.len() as u64);
         let after = rig.track.next_part().unwrap();
         assert!(parts > hint.part || (after.msn, after.part) == (hint.msn, hint.part), "{time}");
+    }
+}
+
+/// Goal: of a camera, whose times are those of arrival, parts come as hinted and are long enough, and
+/// all segments begin with a key picture, however even the times and wherever the keys are.
+#[test]
+fn pictures_timed_by_arrival_are_listed_as_hinted() {
+    for (group, longer) in [(25, 3), (24, 0), (26, 2), (50, 1), (13, 3)] {
+        let mut rig = Rig::new(Kind::Video, 1);
+        (rig.shape.segment_us, rig.shape.target_duration_s) = (1_000_000, 1);
+        rig.track.part_target = 216;
+        let (mut time, mut before) = (0, 0);
+        for picture in 0..1000_u64 {
+            let is_sync = picture % group == 0 || group == 24 && picture % 48 == 30;
+            // Longer for a second, then shorter.
+            let is_longer = picture / 25 % 2 == 0;
+            let duration = if is_longer { 40 + longer } else { 40 - longer };
+            let hinted = rig.track.next_part().map(|next| (next.msn, next.part));
+            rig.send(
+                |head| {
+                    (head.starts_sync, head.is_independent) = (is_sync, is_sync);
+                    head.is_timed_by_arrival = true;
+                },
+                time,
+                duration,
+            );
+            time += duration;
+            let new = parts(&rig).get(before).copied();
+            assert!(before == 0 || group == 50 || new.is_none_or(|new| Some(new) == hinted));
+            before = parts(&rig).len();
+        }
+        assert!(group == 50 || rig.repairs.is_empty(), "{group}: {:?}", rig.repairs);
+        assert!(group == 50 || rig.track.segments.iter().all(|segment| segment.starts_sync));
     }
 }
 

@@ -4,15 +4,16 @@
 //!
 //! | a pulled stream is | left by | its readers |
 //! |---|---|---|
-//! | idle (on demand, nobody reads) | a reader | are held until it is live |
+//! | idle (on demand, nobody reads) | a reader, a request for its playlist | are held until it is live |
 //! | connecting | whole packets | 404, or held on demand |
 //! | live: an object grows | its upstream ends, breaks or falls silent | follow |
 //! | holding over | packets of any upstream: another object; `hold_over_s` is over | wait for the next object |
 //! | offline | the next upstream, after a pause that doubles | 404 |
 //! | switched off (`?offline`) | `?online` | 404; those who read are sent away |
 //!
-//! `pull_table` (state, readers, limits), `upstream` (connects), `command` (runs one), `pull_task` (the life of a stream),
-//! `pull_thread` (their threads), `file_thread` (for what may hang), `pull_reports` (what APIs say), `notifier` (who is told).
+//! `pull_table` (state, readers, limits), `upstream` (connects), `command` (runs one), `pushed_stream` (is connected
+//! to), `pull_task` (the life of a stream), `pull_thread` (their threads), `file_thread` (for what may hang),
+//! `pull_reports` (what APIs say), `notifier` (who is told).
 
 mod command;
 mod file_thread;
@@ -22,6 +23,7 @@ mod pull_reports;
 mod pull_table;
 mod pull_task;
 mod pull_thread;
+mod pushed_stream;
 mod upstream;
 
 use std::net::TcpListener;
@@ -33,9 +35,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 pub use file_thread::FileThread;
-pub use notifier::{Event, NOTIFICATIONS_MAX, Notification};
-pub use pull_table::{Join, Pull, PullFigures, Pulls, Reading, Start};
+pub use notifier::{EVENTS_WAITING_MAX, Event, NOTIFICATIONS_MAX, Notification};
+pub use pull_table::{Gap, Join, Pull, PullFigures, Pulls, Reading, STARTS_MAX, Start};
 pub use pull_thread::PullThread;
+pub use pushed_stream::SENDERS_WAITING_MAX;
 
 use crate::store::Millis;
 use crate::wire::upstream_url::UpstreamUrl;
@@ -70,6 +73,18 @@ pub struct PullOptions {
     pub now: fn() -> Instant,
 }
 
+impl PullOptions {
+    /// New readers begin with so much of the past at most.
+    fn burst_bytes_max(&self) -> u64 {
+        self.window_bytes / 2
+    }
+
+    /// Readers who are further behind skip: more than a new one may be, less than what is kept.
+    pub fn lag_bytes_max(&self) -> u64 {
+        self.window_bytes / 4 * 3
+    }
+}
+
 /// What was wrong with the datagrams of a stream.
 #[derive(Debug, Default)]
 pub struct DatagramFigures {
@@ -102,7 +117,7 @@ pub struct Options {
 #[derive(Debug, Clone)]
 pub enum Place {
     Url(UpstreamUrl),
-    /// Whoever connects; the next one when that one has ended.
+    /// Whoever connects and sends packets.
     Listener(Arc<TcpListener>),
 }
 

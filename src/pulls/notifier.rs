@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use ureq::Agent;
 
 /// Events that wait to be told; more are dropped, with a line in the log.
-pub(super) const EVENTS_WAITING_MAX: usize = 64;
+pub const EVENTS_WAITING_MAX: usize = 64;
 /// Calls that are under way.
 pub const NOTIFICATIONS_MAX: usize = 16;
 /// Nobody reads the answer.

@@ -3,17 +3,18 @@
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
+use parking_lot::Mutex;
+use tokio::time::{Duration, Instant, sleep_until, timeout};
 
 use super::Place;
-use super::pull_table::{Pull, Pulls};
+use super::pull_table::{Gap, Pull, Pulls};
+use super::pushed_stream::Pushed;
 use super::upstream::{self, Received, Source};
 use crate::fetch::HttpClient;
 use crate::packager::marks::Marker;
 use crate::packager::{Feed, Packager, Refusal};
 use crate::store::{BeginError, ObjectInfo, WriteError, Writer};
-use crate::wire::mpegts::{Continuity, PacketAligner};
+use crate::wire::mpegts::{Continuity, PacketAligner, Resumption};
 
 /// Packets are gathered so long, or up to so many bytes, before readers are woken for them.
 const GATHER: Duration = Duration::from_millis(10);
@@ -25,6 +26,8 @@ pub(super) struct PullTask {
     pub(super) pull: Arc<Pull>,
     pub(super) packager: Arc<Packager>,
     pub(super) http: HttpClient,
+    /// Between two senders of a stream that is pushed.
+    pub(super) pushed: Mutex<Option<Pushed>>,
 }
 
 /// Why nothing more comes from an upstream.
@@ -40,8 +43,6 @@ enum Lost {
     Ended,
     #[error("no whole packet within pull.read_timeout_s")]
     Silent,
-    #[error("another sender has taken over")]
-    Restarted,
     #[error("it is not wanted any more")]
     Unwanted,
     #[error("it cannot be stored: {0}")]
@@ -95,12 +96,9 @@ impl PullTask {
         }
     }
 
-    /// Wait, unless a reader comes that wants it now.
+    /// Wait, unless nobody wants it any more.
     async fn pause(&self, pause: Duration) {
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = self.until_unwanted() => {}
-        }
+        let _ = timeout(pause, self.until_unwanted()).await;
     }
 
     /// On demand: ready when the last reader has been gone for long enough.
@@ -118,38 +116,51 @@ impl PullTask {
     /// One connection, from its attempt to its end.
     async fn attend(&self, upstream: usize, continuity: &mut Continuity) -> (bool, Lost) {
         let options = &self.pull.options;
-        let connected = match &options.upstreams[upstream].place {
-            // However long nobody comes.
-            Place::Listener(listener) => Ok(upstream::accept(listener).await),
-            Place::Url(url) => {
-                timeout(options.connect_timeout, upstream::open(url, options, &self.http)).await
-            }
-        };
-        let source = match connected {
-            Ok(Ok(source)) => source,
-            Ok(Err(error)) => return (false, Lost::Connect(error)),
-            Err(_) => return (false, Lost::ConnectTimeout),
+        let mut source = match self.connect(upstream).await {
+            Ok(source) => source,
+            Err(lost) => return (false, lost),
         };
         self.pulls.connected(&self.pull, Some(upstream));
         let shown = &options.upstreams[upstream].shown;
         tracing::info!(stream = options.name, upstream = shown, "an upstream is connected");
         let mut live = None;
         let outcome = tokio::select! {
-            outcome = self.receive(source, (upstream, &mut live), continuity) => outcome,
+            outcome = self.receive(&mut source, (upstream, &mut live), continuity) => outcome,
             () = self.until_unwanted() => Err(Lost::Unwanted),
         };
         self.pulls.connected(&self.pull, None);
-        let was_live = live.is_some();
-        if let Some(live) = live {
-            self.pulls.end(&self.pull);
-            live.end();
+        if let Source::Pushed(mut pushed) = source {
+            pushed.let_go();
+            *self.pushed.lock() = Some(pushed);
         }
-        (was_live, outcome.err().unwrap_or(Lost::Ended))
+        let was_live = live.is_some();
+        let lost = outcome.err().unwrap_or(Lost::Ended);
+        self.end(&mut live, !matches!(lost, Lost::Unwanted));
+        (was_live, lost)
+    }
+
+    async fn connect(&self, upstream: usize) -> Result<Source, Lost> {
+        let options = &self.pull.options;
+        match &options.upstreams[upstream].place {
+            Place::Listener(listener) => {
+                let pushed = self.pushed.lock().take();
+                let new = || Pushed::new(listener, options.connect_timeout);
+                let mut pushed = pushed.map_or_else(new, Ok).map_err(Lost::Connect)?;
+                // However long nobody comes.
+                pushed.until_live().await.map_err(Lost::Connect)?;
+                Ok(Source::Pushed(pushed))
+            }
+            Place::Url(url) => {
+                let opening = upstream::open(url, options, &self.http);
+                let opened = timeout(options.connect_timeout, opening).await;
+                opened.map_err(|_| Lost::ConnectTimeout)?.map_err(Lost::Connect)
+            }
+        }
     }
 
     async fn receive(
         &self,
-        mut source: Source,
+        source: &mut Source,
         (upstream, live): (usize, &mut Option<LiveStream>),
         continuity: &mut Continuity,
     ) -> Result<(), Lost> {
@@ -163,6 +174,11 @@ impl PullTask {
                 outcome = source.receive(&mut received) => Some(outcome?),
                 () = sleep_until(due.unwrap_or(heard + read_timeout)) => None,
             };
+            if let Some(Received::Restarted) = outcome {
+                // What was received is of the sender that has begun now.
+                self.restart((upstream, live), &mut packets, continuity).await?;
+                (aligner, due) = (PacketAligner::default(), None);
+            }
             if !received.is_empty() {
                 aligner.push(&received, &mut |run| packets.extend_from_slice(run));
                 received.clear();
@@ -171,7 +187,7 @@ impl PullTask {
                 heard = self.now();
             }
             let is_due = outcome.is_none() || packets.len() >= GATHER_BYTES;
-            let is_end = !matches!(outcome, None | Some(Received::Bytes));
+            let is_end = outcome == Some(Received::End);
             if !packets.is_empty() && (is_due || is_end) {
                 self.append(&packets, live, continuity)?;
                 self.pull.figures.note_received(upstream, packets.len() as u64);
@@ -184,10 +200,37 @@ impl PullTask {
             }
             match outcome {
                 Some(Received::End) => return Ok(()),
-                Some(Received::Restarted) => return Err(Lost::Restarted),
                 None if self.now() - heard >= read_timeout => return Err(Lost::Silent),
-                None | Some(Received::Bytes) => {}
+                None | Some(Received::Bytes | Received::Restarted) => {}
             }
+        }
+    }
+
+    /// Another sender has taken over, or the same has begun anew: the next object is the new one's.
+    async fn restart(
+        &self,
+        (upstream, live): (usize, &mut Option<LiveStream>),
+        packets: &mut Vec<u8>,
+        continuity: &mut Continuity,
+    ) -> Result<(), Lost> {
+        if !packets.is_empty() {
+            self.append(packets, live, continuity)?;
+            self.pull.figures.note_received(upstream, packets.len() as u64);
+            packets.clear();
+        }
+        tracing::info!(stream = self.pull.options.name, "another sender has taken over");
+        if let Some(live) = live {
+            // Two at a time take turns, and not packet by packet.
+            sleep_until(live.began + self.pull.options.reconnect).await;
+        }
+        self.end(live, true);
+        Ok(())
+    }
+
+    fn end(&self, live: &mut Option<LiveStream>, is_gap: bool) {
+        if let Some(live) = live.take() {
+            self.pulls.end(&self.pull, is_gap);
+            live.end();
         }
     }
 
@@ -198,8 +241,7 @@ impl PullTask {
         continuity: &mut Continuity,
     ) -> Result<(), Lost> {
         let Some(live) = live else {
-            let break_packets = continuity.break_packets().into();
-            *live = Some(self.begin(break_packets)?);
+            *live = Some(self.begin(continuity)?);
             return self.append(packets, live, continuity);
         };
         continuity.note(packets);
@@ -208,7 +250,7 @@ impl PullTask {
         Ok(())
     }
 
-    fn begin(&self, break_packets: Bytes) -> Result<LiveStream, Lost> {
+    fn begin(&self, continuity: &Continuity) -> Result<LiveStream, Lost> {
         let options = &self.pull.options;
         let feed = if options.live_name.is_empty() {
             None
@@ -218,13 +260,15 @@ impl PullTask {
         let label = format!("pull {}", options.name);
         let info = ObjectInfo { created_ms: self.pulls.now_ms(), ..ObjectInfo::default() };
         let writer = self.pulls.store.begin_unnamed(&label, info, None)?;
-        let gap_ms = self.pulls.begin(&self.pull, writer.object().clone(), break_packets);
+        let gap = Gap::new(continuity.break_packets().into());
+        let gap_ms = self.pulls.begin(&self.pull, writer.object().clone(), gap.clone());
         tracing::info!(stream = options.name, ?gap_ms, "a stream is live");
         let watcher = match feed {
             Some(feed) => Watcher::Feed(Box::new(feed)),
             None => Watcher::Marker(Box::default()),
         };
-        Ok(LiveStream { writer, watcher })
+        let resuming = Some((continuity.resume(), gap));
+        Ok(LiveStream { writer, watcher, resuming, began: self.now() })
     }
 }
 
@@ -239,29 +283,54 @@ enum Watcher {
 struct LiveStream {
     writer: Writer,
     watcher: Watcher,
+    /// Until the place is known where readers of the connection before go on.
+    resuming: Option<(Resumption, Arc<Gap>)>,
+    began: Instant,
 }
 
 impl LiveStream {
     fn append(&mut self, packets: &[u8], window_bytes: u64) -> Result<(), Lost> {
         self.writer.append(&[IoSlice::new(packets)])?;
         let before = self.writer.object().last_random_access();
-        self.look(packets, window_bytes)?;
+        self.look(packets, window_bytes);
+        self.resume(packets);
         if self.writer.object().last_random_access() != before {
             self.writer.tell_marks();
         }
         Ok(())
     }
 
+    /// Say the gap in front of this connection, as soon as it is known how.
+    fn resume(&mut self, packets: &[u8]) {
+        let Some((resumption, gap)) = &mut self.resuming else { return };
+        let (goes_on, object) = (resumption.note(packets), self.writer.object());
+        let exact = object.random_access_from(0).map(|start| {
+            let tables = object.preamble().unwrap_or_default();
+            resumption.break_packets(start, &tables).into()
+        });
+        if exact.is_some() || !goes_on {
+            gap.settle(exact);
+            self.resuming = None;
+        }
+    }
+
     /// Show them to who lists them, or note where decoders may begin; and give up what is old.
-    fn look(&mut self, packets: &[u8], window_bytes: u64) -> Result<(), Lost> {
+    fn look(&mut self, packets: &[u8], window_bytes: u64) {
         let keep_from = self.writer.object().tail().saturating_sub(window_bytes);
         self.writer.keep_from(keep_from);
         match &mut self.watcher {
-            Watcher::Feed(feed) => feed.note(packets, &mut self.writer).map_err(Lost::Refused),
+            Watcher::Feed(feed) => {
+                if feed.note(packets, &mut self.writer).is_err() {
+                    // That is in the log. Readers of the stream itself have nothing to do with it.
+                    self.watcher = Watcher::Marker(Box::default());
+                } else if self.writer.object().last_mark().unwrap_or(0) < keep_from {
+                    // Nothing in all this can be listed.
+                    self.writer.trim(keep_from);
+                }
+            }
             Watcher::Marker(marker) => {
                 marker.note(packets, &mut self.writer);
                 self.writer.trim(keep_from);
-                Ok(())
             }
         }
     }

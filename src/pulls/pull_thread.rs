@@ -21,6 +21,7 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// Reads all upstreams until it is stopped.
 pub struct PullThread {
+    pulls: Arc<Pulls>,
     running: Mutex<Option<Running>>,
 }
 
@@ -55,12 +56,14 @@ impl PullThread {
             let alive = alive.clone();
             let (pulls, pull, packager) = (pulls.clone(), pull.clone(), packager.clone());
             let http = http.clone();
+            let pushed = Mutex::default();
             runtime.spawn(async move {
-                PullTask { pulls, pull, packager, http }.run().await;
+                PullTask { pulls, pull, packager, http, pushed }.run().await;
                 drop(alive);
             });
         }
-        Ok(Some(PullThread { running: Mutex::new(Some(Running { runtime, tasks })) }))
+        let running = Mutex::new(Some(Running { runtime, tasks }));
+        Ok(Some(PullThread { pulls: pulls.clone(), running }))
     }
 
     /// Commands are killed, readers see the end of what came.
@@ -69,6 +72,7 @@ impl PullThread {
             runtime.shutdown_background();
             // Nothing is ever sent. A command of a task that is gone is gone too.
             let _ = tasks.recv_timeout(STOP_GRACE);
+            self.pulls.stop();
         }
     }
 }

@@ -15,11 +15,12 @@ use rustix::fs::OFlags;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::pipe;
-use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixStream};
+use tokio::net::{TcpStream, UdpSocket, UnixDatagram, UnixStream};
 use tokio::time::{Instant, sleep_until};
 
 use super::command::Running;
 use super::paced_file::PacedFile;
+use super::pushed_stream::Pushed;
 use super::{DatagramFigures, PullOptions};
 use crate::fetch::{Answer, HttpClient};
 use crate::wire::rtp::{Carriage, RtpEvent, RtpPacket, RtpReorder, recognise};
@@ -40,6 +41,7 @@ pub(super) enum Source {
     Http(Answer),
     Udp(Datagrams<UdpSocket>),
     Unix(Datagrams<UnixDatagram>),
+    Pushed(Pushed),
 }
 
 /// What came.
@@ -104,13 +106,6 @@ pub(super) async fn open(
     }
 }
 
-/// The next that connects.
-pub(super) async fn accept(listener: &std::net::TcpListener) -> io::Result<Source> {
-    let listener = TcpListener::from_std(listener.try_clone()?)?;
-    let (stream, _) = listener.accept().await?;
-    Ok(Source::Bytes(Box::pin(stream)))
-}
-
 /// What was opened at a path, by its kind.
 enum Opened {
     Regular(File),
@@ -156,7 +151,7 @@ async fn listen(
     is_rtp: Option<bool>,
     (options, http): (&PullOptions, &HttpClient),
 ) -> io::Result<Source> {
-    let address = http.names().look_up(host, *port).await?[0];
+    let mut address = http.names().look_up(host, *port).await?[0];
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = net::socket_with(family, SocketType::DGRAM, flags, None)?;
@@ -166,17 +161,23 @@ async fn listen(
     }
     // Less than that is what the system allows.
     let _ = sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES);
+    let index = match &options.interface {
+        Some(name) => net::netdevice::name_to_index(&socket, name)?,
+        None => 0,
+    };
+    if let SocketAddr::V6(address) = &mut address
+        && address.ip().is_multicast()
+    {
+        // A group of one link (ff02::) is none without it.
+        address.set_scope_id(index);
+    }
     net::bind(&socket, &address)?;
-    join_group(&socket, &address, options.interface.as_deref())?;
+    join_group(&socket, &address, index)?;
     let socket = UdpSocket::from_std(std::net::UdpSocket::from(socket))?;
     Ok(Source::Udp(Datagrams::new(socket, is_rtp, options)))
 }
 
-fn join_group(socket: &OwnedFd, address: &SocketAddr, interface: Option<&str>) -> io::Result<()> {
-    let index = match interface {
-        Some(name) => net::netdevice::name_to_index(socket, name)?,
-        None => 0,
-    };
+fn join_group(socket: &OwnedFd, address: &SocketAddr, index: u32) -> io::Result<()> {
     match address.ip() {
         ip if !ip.is_multicast() => Ok(()),
         IpAddr::V4(group) => {
@@ -221,11 +222,12 @@ impl Source {
             Source::Command(running) => read_some(&mut running.output, out).await,
             Source::Udp(datagrams) => datagrams.receive(out).await,
             Source::Unix(datagrams) => datagrams.receive(out).await,
+            Source::Pushed(pushed) => pushed.receive(out).await,
         }
     }
 }
 
-async fn read_some(
+pub(super) async fn read_some(
     stream: &mut (impl AsyncRead + Unpin),
     out: &mut Vec<u8>,
 ) -> io::Result<Received> {

@@ -396,7 +396,7 @@ fn pull_options(config: &Config, section: &PullSection) -> io::Result<PullOption
         on_demand: section.on_demand,
         stop_after: seconds(section.stop_after_s),
         hold_over: seconds(section.hold_over_s),
-        reconnect: seconds(section.reconnect_s),
+        reconnect: Duration::from_secs_f64(section.reconnect_s),
         reconnect_max: seconds(section.reconnect_max_s),
         connect_timeout: seconds(section.connect_timeout_s),
         read_timeout: seconds(section.read_timeout_s),
@@ -491,3 +491,27 @@ pub(super) fn options_of(
 
 pub(super) type DoorOptions =
     (Arc<connection::Options>, Arc<egress::Options>, Arc<ingest::Options>);
+
+#[cfg(test)]
+mod tests {
+    use crate::operations::limits::FIXED;
+    use crate::{fetch, pulls};
+
+    /// Goal: what the table says of layers that it may not name is true.
+    #[test]
+    fn fixed_limits_are_those_of_the_parts() {
+        for (name, value) in [
+            ("pull_starts_max", pulls::STARTS_MAX),
+            ("pull_senders_waiting_max", pulls::SENDERS_WAITING_MAX),
+            ("host_lookups_max", fetch::LOOKUPS_MAX),
+            ("notifications_max", pulls::NOTIFICATIONS_MAX),
+            ("events_waiting_max", pulls::EVENTS_WAITING_MAX),
+            ("fetch_threads_max", fetch::BLOCKING_THREADS_MAX),
+            ("pool_connections_max", fetch::POOL_CONNECTIONS_MAX),
+            ("manifest_bytes_max", fetch::MANIFEST_BYTES_MAX),
+        ] {
+            let row = FIXED.iter().find(|row| row.0 == name).unwrap_or_else(|| panic!("no {name}"));
+            assert_eq!(row.1, value as u64, "{name}");
+        }
+    }
+}

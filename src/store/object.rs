@@ -339,6 +339,11 @@ impl Object {
         marks.newest.iter().rev().find(usable).map(|mark| mark.offset)
     }
 
+    /// The newest mark of any kind.
+    pub fn last_mark(&self) -> Option<u64> {
+        self.marks.lock().newest.back().map(|mark| mark.offset)
+    }
+
     /// The first kept mark from `offset` on at which decoding can start.
     pub fn random_access_from(&self, offset: u64) -> Option<u64> {
         let from = offset.max(self.head());

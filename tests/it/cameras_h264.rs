@@ -1,10 +1,14 @@
 //! H.264 cameras: through WebSockets, as a byte stream, and as LL-HLS.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::camera_kit::{Camera, Viewer, jpeg, origin, with_options};
 use crate::client::{Client, assert_same, get};
+use crate::hls_checker::{Plan, follow};
 use crate::live_kit::{Encoder, until_text};
 use crate::server::{Server, Setup, run, wait_until};
 use crate::websocket_client::{BINARY, WebSocket, assert_refused, refused};
@@ -148,30 +152,40 @@ fn a_plain_get_is_a_byte_stream() {
     assert!(kinds == [7, 8, 6] || kinds == [7, 8, 5], "{kinds:?}");
 }
 
-/// Goal: an H.264 camera is LL-HLS and LL-DASH too, plays in ffmpeg, and goes on when the camera comes
-/// back. Its times are those of arrival, as even as the machine is: rules of durations are not for here.
-#[test]
-fn an_h264_camera_is_listed() {
+/// A server that lists what an H.264 camera of bare bytes sends, and where it takes its qualities.
+fn listing_origin() -> (Server, [SocketAddr; 2]) {
     let server = Setup::new()
         .table(
             "[cameras]\nlisten = [\"127.0.0.1:0\"]\n\
-            raw = [{ listen = \"127.0.0.1:0\", format = \"h264\", path = \"/door\" }]\n\
+            raw = [{ listen = \"127.0.0.1:0\", format = \"h264\", path = \"/door\" }, \
+            { listen = \"127.0.0.1:0\", format = \"h264\", path = \"/door\", quality = \"low\" }]\n\
             [[live]]\nprefix = \"/live/\"\npart_ms = 200\nsegment_s = 1.0",
         )
         .start();
-    let door = server.camera_door("camera /door");
-    let push = || {
-        Encoder::ffmpeg(&format!(
-            "-re -f lavfi -i testsrc2=size=192x108:rate=25 -t 60 -c:v libx264 -preset ultrafast \
-             -bf 2 -g 25 -f h264 tcp://{door}"
-        ))
-    };
-    let camera = push();
+    let listed: Value = serde_json::from_slice(&get(server.admin, "/cameras.json").body).unwrap();
+    let door = |raw: &Value| raw["listen"].as_str().unwrap().parse().unwrap();
+    let doors = [0, 1].map(|at: usize| door(&listed["raw"][at]));
+    (server, doors)
+}
+
+/// A camera with reordered pictures.
+fn push(door: SocketAddr) -> Encoder {
+    Encoder::ffmpeg(&format!(
+        "-re -f lavfi -i testsrc2=size=192x108:rate=25 -t 60 -c:v libx264 -preset ultrafast \
+         -bf 2 -g 25 -f h264 tcp://{door}"
+    ))
+}
+
+/// Goal: an H.264 camera is LL-HLS under the strict client, whose times are those of arrival, and
+/// LL-DASH too; it plays in ffmpeg, and goes on when the camera comes back.
+#[test]
+fn an_h264_camera_is_listed() {
+    let (server, [door, _]) = listing_origin();
+    let camera = push(door);
     wait_until("it is listed", || get(server.address, "/live/door/index.m3u8").status == 200);
-    let list = "/live/door/high.m3u8";
-    let is_long = |text: &str| text.matches("#EXTINF").count() >= 4;
-    let text = until_text(server.address, list, "four segments", is_long);
-    assert!(text.contains("#EXT-X-PART:") && text.contains("INDEPENDENT=YES"), "{text}");
+    let plan = Plan { tracks: 1, seconds: 8.0, ends: false };
+    let found = follow(server.address, "/live/door/", plan);
+    assert!(found[0].parts > 20, "{} parts", found[0].parts);
     let mut ffmpeg = Command::new("ffmpeg");
     ffmpeg.args("-nostdin -hide_banner -loglevel warning -i".split(' '));
     ffmpeg.arg(format!("http://{}/live/door/index.m3u8", server.address));
@@ -182,8 +196,23 @@ fn an_h264_camera_is_listed() {
     let manifest = get(server.address, "/live/door/manifest.mpd").text();
     assert!(manifest.contains("avc1."), "{manifest}");
     camera.kill();
-    let _camera = push();
+    let _camera = push(door);
+    let list = "/live/door/high.m3u8";
     until_text(server.address, list, "goes on", |text| text.contains("#EXT-X-DISCONTINUITY"));
+}
+
+/// Goal: both qualities of a camera are listed under the strict client, which compares them.
+#[test]
+fn both_qualities_are_listed() {
+    let (server, [high, low]) = listing_origin();
+    let film = "-re -f lavfi -i testsrc2=size=192x108:rate=25 -t 60";
+    let x264 = "-c:v libx264 -preset ultrafast -tune zerolatency -g 25 -f h264";
+    let _camera = Encoder::ffmpeg(&format!(
+        "{film} -map 0:v {x264} tcp://{high} -map 0:v -s 96x54 {x264} tcp://{low}"
+    ));
+    let plan = Plan { tracks: 2, seconds: 6.0, ends: false };
+    let found = follow(server.address, "/live/door/", plan);
+    assert!(found.iter().all(|one| one.parts > 15));
 }
 
 /// Goal: a camera that pauses for longer than a segment is listed all the same, with what is missing.

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::client::{Noise, ask, get, put, put_with};
 use crate::server::{Ended, HEADWATER, Server, Setup, headwater};
@@ -280,4 +280,18 @@ fn it_listens_on_several_addresses() {
     get(server.address, "/x").assert_body(200, b"x");
     let second = format!("[::1]:{port}").parse().unwrap();
     get(second, "/x").assert_body(200, b"x");
+}
+
+/// Goal: who reads only the beginning of what `check` says gets that, and no failure of the program.
+#[test]
+fn check_may_be_cut_short() {
+    for option in ["--print-sample", "--print-config", "--set=cores=1"] {
+        let mut command = Command::new(HEADWATER);
+        command.args(["check", option]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        drop(child.stdout.take());
+        let ended = child.wait_with_output().unwrap();
+        let errors = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success() && errors.is_empty(), "{option}: {errors}");
+    }
 }

@@ -11,6 +11,8 @@ use crate::hls_playlist::{Multivariant, Playlist, Variant, Verdict, demand};
 
 /// A live playlist may change between two questions about one version, but not so often in a row.
 const TRIES_MAX: usize = 50;
+/// Segments are summed up by their EXTINF, which has five decimals.
+const DURATION_ROUNDING: f64 = 2e-5;
 /// Of the frame rate that the samples show.
 const FRAME_RATE_SLACK: f64 = 0.02;
 /// Codecs of pictures.
@@ -180,7 +182,11 @@ fn group_of(list: &Multivariant, variant: &Variant) -> Vec<String> {
 fn check_variant(variant: &Variant, own: &Summary, sounds: &[&Summary]) -> Verdict<()> {
     let beside = sounds.iter().map(|sound| sound.peak_bps()).fold(0.0, f64::max);
     let (said, came) = (variant.bandwidth as f64, own.peak_bps() + beside);
-    demand!(said >= came - 1.0, "M", "BANDWIDTH {said}, but {came} came");
+    demand!(
+        said >= came * (1.0 - DURATION_ROUNDING) - 1.0,
+        "M",
+        "BANDWIDTH {said}, but {came} came"
+    );
     let codecs: BTreeSet<_> =
         variant.codecs.split(',').filter_map(|codec| codec.split('.').next()).collect();
     let formats = std::iter::once(&own).chain(sounds).flat_map(|one| &one.formats);

@@ -43,7 +43,12 @@ mod publish;
 mod camera_kit;
 mod cameras;
 mod cameras_h264;
+mod pull_gaps;
+mod pull_kit;
+mod pull_readers;
 mod pull_reports;
+mod pull_sockets;
+mod pull_starts;
 mod pulls;
 
 mod mirrors;

@@ -195,3 +195,23 @@ fn events_are_told() {
     assert!(head.to_ascii_lowercase().contains("authorization: bearer secret\r\n"), "{head}");
     drop(reader(&server));
 }
+
+/// Goal: heartbeats go on, also while those of somebody else are never answered.
+#[test]
+fn heartbeats_go_on() {
+    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (hook, hanging) =
+        (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let target = |listener: &TcpListener| {
+        let address = listener.local_addr().unwrap();
+        format!("[[notification]]\nevent = \"heartbeat\"\nurl = \"http://{address}/alive\"\n")
+    };
+    let targets = target(&hanging) + &target(&hook);
+    let _server = pulling(&upstream, &format!("[viewers]\nheartbeat_interval_s = 1\n{targets}"));
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        let (head, _) = request(&hook, "HTTP/1.1 204 No Content\r\n\r\n");
+        assert!(head.starts_with("GET /alive HTTP/1.1\r\n"), "{head}");
+        waiting.push(hanging.accept().unwrap());
+    }
+}

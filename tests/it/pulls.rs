@@ -1,106 +1,18 @@
 //! Streams that are pulled: every kind of upstream, and what readers see of its coming and going.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::client::{Answer, Client, get};
 use crate::hls_checker::{Plan, follow};
 use crate::live_kit::{Encoder, until_text};
-use crate::server::{HANG, Server, Setup, run, wait_until};
-
-const PACKET: usize = 188;
-const TS: &str = "-c:v libx264 -preset ultrafast -tune zerolatency -g 10 -f mpegts";
-const PICTURES: &str = "-re -f lavfi -i testsrc2=size=160x120:rate=25";
-
-/// A transport stream of ffmpeg's: `seconds` of pictures, a key picture every 10.
-fn sample(setup: &Setup, seconds: u32) -> PathBuf {
-    let path = setup.home().join("sample.ts");
-    let mut ffmpeg = Command::new("ffmpeg");
-    ffmpeg.args("-nostdin -loglevel error -f lavfi -i testsrc2=size=160x120:rate=25 -t".split(' '));
-    ffmpeg.arg(seconds.to_string()).args(TS.split(' ')).arg("-y").arg(&path);
-    let ended = run(&mut ffmpeg);
-    assert!(ended.status.success(), "{}", ended.stderr);
-    path
-}
-
-/// A server that pulls this; more options behind it.
-fn pulling(setup: Setup, upstreams: &str, options: &str) -> Server {
-    setup
-        .table(&format!(
-            "[[pull]]\npath = \"/cam.ts\"\nupstreams = [{upstreams}]\nreconnect_s = 1\n{options}"
-        ))
-        .start()
-}
-
-/// A reader of a stream that is there, or is going to be.
-struct Reader {
-    client: Client,
-    body: Vec<u8>,
-}
-
-impl Reader {
-    fn open(address: SocketAddr) -> Reader {
-        let mut found = None;
-        wait_until("the stream is live", || {
-            let mut client = Client::connect(address);
-            let head = client.get("/cam.ts", "");
-            assert!(matches!(head.status, 200 | 404), "{head:?}");
-            found = (head.status == 200).then_some(client);
-            found.is_some()
-        });
-        Reader { client: found.unwrap(), body: Vec::new() }
-    }
-
-    /// Reads until so many packets have come; each is whole.
-    fn packets(&mut self, count: usize) -> &[u8] {
-        while self.body.len() < count * PACKET {
-            self.body.extend(self.client.data());
-        }
-        assert!(self.body.chunks(PACKET).all(|packet| packet[0] == 0x47), "out of step");
-        &self.body
-    }
-}
-
-/// The PIDs of packets, in their order.
-fn pids(packets: &[u8]) -> Vec<u16> {
-    let pid = |packet: &[u8]| u16::from_be_bytes([packet[1] & 0x1f, packet[2]]);
-    packets.chunks_exact(PACKET).map(pid).collect()
-}
-
-/// Begins with PAT, then PMT, then a picture with the random-access flag.
-fn assert_start(packets: &[u8]) {
-    assert_eq!(&pids(packets)[..2], [0, 4096], "PAT and PMT first");
-    let first = packets.chunks_exact(PACKET).find(|packet| pids(packet) == [256]).unwrap();
-    assert!(first[3] & 0x20 != 0 && first[5] & 0x40 != 0, "no random access: {:?}", &first[..8]);
-}
-
-/// Decodes what a reader got, without an error.
-fn assert_decodes(server: &Server, bytes: &[u8], frames: usize) {
-    let path = server.setup.home().join("got.ts");
-    std::fs::write(&path, bytes).unwrap();
-    let mut ffmpeg = Command::new("ffmpeg");
-    ffmpeg.args("-nostdin -hide_banner -loglevel warning -i".split(' ')).arg(&path);
-    ffmpeg.args("-f framecrc -".split(' '));
-    let ended = run(&mut ffmpeg);
-    let decoded = ended.stdout.lines().filter(|line| line.starts_with("0,")).count();
-    assert!(decoded >= frames, "{decoded} pictures: {}", ended.stderr);
-}
-
-/// A program that serves a stream in a thread until nobody takes it any more.
-fn pump(mut sink: impl Write + Send + 'static, bytes: Vec<u8>) {
-    std::thread::spawn(move || {
-        for run in bytes.chunks(7 * PACKET).cycle() {
-            if sink.write_all(run).is_err() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    });
-}
+use crate::pull_kit::{
+    PACKET, PICTURES, Reader, TS, Upstream, assert_decodes, assert_start, free_udp_port, pulling,
+    pump, sample,
+};
+use crate::server::{HANG, Setup, wait_until};
 
 #[test]
 fn a_file_is_played_at_its_own_speed() {
@@ -211,11 +123,6 @@ fn a_stream_can_be_pushed() {
     assert_ne!(get(server.address, "/live/cam/index.m3u8").status, 404, "it is listed");
 }
 
-/// A port that nobody has.
-fn free_udp_port() -> u16 {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// Goal: datagrams of ffmpeg, with RTP and without, to one address and to a group.
 #[test]
 fn datagrams_are_upstreams() {
@@ -236,112 +143,6 @@ fn datagrams_are_upstreams() {
         assert_start(&got);
         assert_decodes(&server, &got, 10);
     }
-}
-
-/// An upstream that a test holds in its hands.
-struct Upstream {
-    listener: TcpListener,
-}
-
-impl Upstream {
-    fn new() -> Upstream {
-        Upstream { listener: TcpListener::bind("127.0.0.1:0").unwrap() }
-    }
-
-    fn url(&self) -> String {
-        format!("\"tcp://{}\"", self.listener.local_addr().unwrap())
-    }
-
-    fn accept(&self) -> TcpStream {
-        self.listener.accept().unwrap().0
-    }
-}
-
-/// Goal: an upstream that is lost and comes back costs no reader its answer, and each gap is stated:
-/// in the stream, in the log and in the figures.
-#[test]
-fn readers_stay_through_gaps() {
-    let setup = Setup::new();
-    let bytes = std::fs::read(sample(&setup, 1)).unwrap();
-    let upstream = Upstream::new();
-    let server = pulling(setup, &upstream.url(), "hold_over_s = 60");
-    let mut connection = upstream.accept();
-    connection.write_all(&bytes).unwrap();
-    let mut reader = Reader::open(server.address);
-    // Readers begin at a place that comes after them.
-    connection.write_all(&bytes).unwrap();
-    reader.packets(10);
-    for gap in 1..=5 {
-        drop(connection);
-        connection = upstream.accept();
-        let before = reader.body.len();
-        connection.write_all(&bytes).unwrap();
-        let is_break = |packet: &[u8]| packet[3] & 0x30 == 0x20 && packet[5] & 0x80 != 0;
-        wait_until("the gap is stated", || {
-            let more = reader.client.data();
-            reader.body.extend(more);
-            reader.body[before / PACKET * PACKET..].chunks_exact(PACKET).any(is_break)
-        });
-        let count = reader.body.len() / PACKET;
-        reader.packets(count);
-        wait_until("the log says it", || {
-            server.log().matches("a stream is live").count() == gap + 1
-        });
-    }
-    assert!(server.log().contains("gap_ms=Some"), "{}", server.log());
-}
-
-/// Goal: readers are sent away when the hold-over is over, and new ones get 404 until it is back.
-#[test]
-fn a_gap_that_is_too_long_ends_the_answer() {
-    let setup = Setup::new();
-    let bytes = std::fs::read(sample(&setup, 1)).unwrap();
-    let upstream = Upstream::new();
-    let server = pulling(setup, &upstream.url(), "hold_over_s = 1");
-    let mut connection = upstream.accept();
-    connection.write_all(&bytes).unwrap();
-    let mut reader = Reader::open(server.address);
-    connection.write_all(&bytes).unwrap();
-    reader.packets(10);
-    drop(upstream);
-    drop(connection);
-    let started = Instant::now();
-    loop {
-        assert!(started.elapsed() < HANG);
-        match reader.client.chunk() {
-            crate::client::Chunk::Data(_) => {}
-            end => {
-                assert_eq!(end, crate::client::Chunk::Last, "a proper end");
-                break;
-            }
-        }
-    }
-    wait_until("it is 404", || get(server.address, "/cam.ts").status == 404);
-}
-
-/// Goal: the next upstream is tried when one fails, at once.
-#[test]
-fn the_next_upstream_takes_over() {
-    let setup = Setup::new();
-    let bytes = std::fs::read(sample(&setup, 1)).unwrap();
-    let (first, second) = (Upstream::new(), Upstream::new());
-    let urls = format!("{}, {}", first.url(), second.url());
-    let server = pulling(setup, &urls, "read_timeout_s = 1\nhold_over_s = 60");
-    let mut connection = first.accept();
-    connection.write_all(&bytes).unwrap();
-    let mut reader = Reader::open(server.address);
-    connection.write_all(&bytes).unwrap();
-    reader.packets(10);
-    // The first falls silent, with its connection open.
-    let mut other = second.accept();
-    let before = reader.body.len();
-    other.write_all(&bytes).unwrap();
-    wait_until("packets of the second", || {
-        let more = reader.client.data();
-        reader.body.extend(more);
-        reader.body.len() > before + 20 * PACKET
-    });
-    assert!(server.log().contains("no whole packet"), "{}", server.log());
 }
 
 /// Goal: on demand nothing is connected until somebody reads, whose request waits for it, and nothing
@@ -371,6 +172,40 @@ fn on_demand_it_starts_with_the_first_reader() {
     watched.set_read_timeout(Some(HANG)).unwrap();
     let ended = watched.read(&mut [0; 8]);
     assert!(matches!(ended, Ok(0) | Err(_)), "the upstream is left");
+}
+
+/// Goal: on demand a request for a playlist is enough, and waits for it; a client keeps the stream, and
+/// one that goes away does not. It comes back for the next one.
+#[test]
+fn on_demand_it_starts_with_a_playlist() {
+    let line = format!("-loglevel error {PICTURES} {TS} -").replace(' ', "+");
+    let options = "on_demand = true\nstop_after_s = 1\nlive = \"/live/cam/\"\n\
+        [[live]]\nprefix = \"/live/\"\npart_ms = 200\nsegment_s = 1.0";
+    let server = pulling(Setup::new(), &format!("\"fork://ffmpeg?{line}\""), options);
+    for name in ["segment/1.ts", "video.m4s", "time"] {
+        get(server.address, &format!("/live/cam/{name}"));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(!server.log().contains("is connected"), "only playlists make it begin");
+    let first = |name: &str| {
+        let answer = get(server.address, &format!("/live/cam/{name}"));
+        assert_eq!(answer.status, 200, "the first request waits: {}", answer.text());
+    };
+    let followed = |seconds: f64| {
+        let plan = Plan { tracks: 1, seconds, ends: false };
+        assert!(follow(server.address, "/live/cam/", plan)[0].parts > 10);
+    };
+    first("index.m3u8");
+    // Longer than the lease and stop_after_s together.
+    followed(18.0);
+    let is_left = || server.log().contains("it is not wanted any more");
+    assert!(!is_left(), "{}", server.log());
+    let left = Instant::now();
+    wait_until("it is left", is_left);
+    assert!(left.elapsed() > Duration::from_secs(10), "{:?}", left.elapsed());
+    first("manifest.mpd");
+    followed(3.0);
+    assert_eq!(server.log().matches("an upstream is connected").count(), 2);
 }
 
 /// Goal: bytes out of step and packets of 204 bytes come out as whole packets of 188.

@@ -18,7 +18,7 @@ mod tables;
 mod ts_scanner;
 
 pub use aligner::PacketAligner;
-pub use continuity::Continuity;
+pub use continuity::{Continuity, GAP_PIDS_MAX, RESUMED_PACKETS_MAX, Resumption};
 pub use demux::{Fault, Found};
 pub use packet::{
     CLOCK_HZ, CLOCK_WRAP, ContinuityRewriter, PACKET_BYTES, Packet, PacketHead, PesTimes, pcr,
