@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::Options;
 use crate::store::{Millis, News, NewsWait, Object, Store};
-use crate::wire::tcp_framing::{PictureKind, Quality};
+use crate::wire::tcp_framing::{CAMERA_SENDERS_MAX, PictureKind, Quality};
 
 /// All cameras of the origin.
 pub struct Cameras {
@@ -19,6 +19,8 @@ pub struct Cameras {
     tracks_so_far: AtomicU64,
     table: Mutex<HashMap<Box<str>, Arc<Camera>>>,
     is_closed: AtomicBool,
+    /// What came before first pictures were whole.
+    pub(super) first_bytes: AtomicU64,
 }
 
 /// One stream of pictures. It is forgotten with the last who sends or watches.
@@ -28,11 +30,18 @@ struct Camera {
     state: Mutex<State>,
 }
 
+/// A connection waits so long for the one before it to end, and viewers for both.
+pub const TURN_S_MAX: u64 = 5;
+
 #[derive(Default)]
 struct State {
     tracks: Tracks,
     /// Connections that send, or are about to.
     senders: usize,
+    /// How many of them wait for what is in their place to end.
+    waiting: usize,
+    /// Of each quality, the connection that came last: the only one that may go on.
+    newest: [u64; 2],
     viewers: Vec<Arc<Viewer>>,
 }
 
@@ -82,9 +91,14 @@ pub struct TrackFigures {
     pub skipped: u64,
 }
 
+/// Why a camera is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} cameras send already, as many as cameras.streams_max allows")]
-pub struct TooManyCameras(pub usize);
+pub enum EnterError {
+    #[error("{0} cameras send already, as many as cameras.streams_max allows")]
+    TooManyCameras(usize),
+    #[error("{CAMERA_SENDERS_MAX} connections of this camera send already, or are about to")]
+    TooManySenders,
+}
 
 impl Tracks {
     fn slot(&mut self, quality: Quality) -> &mut Option<Track> {
@@ -142,6 +156,7 @@ impl Cameras {
             tracks_so_far,
             table,
             is_closed: AtomicBool::new(false),
+            first_bytes: AtomicU64::new(0),
         })
     }
 
@@ -150,21 +165,42 @@ impl Cameras {
         self.is_closed.store(true, Ordering::SeqCst);
     }
 
-    /// A place among the cameras that send.
-    pub fn enter(self: &Arc<Self>, name: &str) -> Result<Place, TooManyCameras> {
+    /// A place among the cameras that send, for a connection that has shown a picture. What sends this
+    /// quality of the camera is told to end, and so is what waits for that.
+    pub fn enter(
+        self: &Arc<Self>,
+        name: &str,
+        quality: Quality,
+        core: Option<usize>,
+    ) -> Result<Place, EnterError> {
         let mut table = self.table.lock();
         let is_sending = |camera: &&Arc<Camera>| camera.state.lock().senders > 0;
         let others = table.values().filter(|camera| *camera.name != *name);
         let max = self.options.streams_max;
         if others.filter(is_sending).count() >= max {
-            return Err(TooManyCameras(max));
+            return Err(EnterError::TooManyCameras(max));
         }
         let camera = table.entry(name.into()).or_insert_with(|| {
             let (news, state) = (Arc::default(), Mutex::default());
             Arc::new(Camera { name: name.into(), news, state })
         });
-        camera.state.lock().senders += 1;
-        Ok(Place { cameras: self.clone(), camera: camera.clone() })
+        let number = self.tracks_so_far.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut state = camera.state.lock();
+            if state.senders >= CAMERA_SENDERS_MAX {
+                return Err(EnterError::TooManySenders);
+            }
+            state.senders += 1;
+            state.waiting += 1;
+            state.newest[quality as usize] = number;
+        }
+        let camera = camera.clone();
+        let news = NewsWait::new(camera.news.clone(), camera.news.version());
+        let place =
+            Place { cameras: self.clone(), camera, quality, number, news, is_waiting: true };
+        drop(table);
+        place.tell(core);
+        Ok(place)
     }
 
     /// An eye on the camera with this name, if it sends.
@@ -222,27 +258,55 @@ impl Cameras {
 pub struct Place {
     cameras: Arc<Cameras>,
     camera: Arc<Camera>,
+    quality: Quality,
+    /// Also of its track.
+    number: u64,
+    news: NewsWait,
+    is_waiting: bool,
 }
 
 impl Place {
-    /// It sends: what sent this quality of the camera before is told to end.
+    /// Ready when nothing sends this quality of the camera any more: true if it is this connection's
+    /// turn, false if a newer one has come.
+    pub fn poll_turn(&mut self, core: usize, context: &mut Context<'_>) -> Poll<bool> {
+        loop {
+            {
+                let mut state = self.camera.state.lock();
+                if state.newest[self.quality as usize] != self.number {
+                    return Poll::Ready(false);
+                }
+                if state.tracks.slot(self.quality).is_none() {
+                    return Poll::Ready(true);
+                }
+            }
+            if self.news.poll_news(core, context).is_pending() {
+                return Poll::Pending;
+            }
+            self.renew();
+        }
+    }
+
+    /// It sends. Its viewers find it in the place of what sent before.
     pub fn send(
-        self,
-        (kind, quality): (PictureKind, Quality),
+        mut self,
+        kind: PictureKind,
         (object, began_ms): (Arc<Object>, Millis),
         core: Option<usize>,
     ) -> Sending {
-        let number = self.cameras.tracks_so_far.fetch_add(1, Ordering::Relaxed);
+        let (quality, number) = (self.quality, self.number);
         let newest_ms = Arc::default();
         let track = Track { kind, quality, object, began_ms, newest_ms, number };
-        *self.camera.state.lock().tracks.slot(quality) = Some(track.clone());
+        {
+            let mut state = self.camera.state.lock();
+            *state.tracks.slot(quality) = Some(track.clone());
+            state.waiting -= usize::from(std::mem::take(&mut self.is_waiting));
+        }
         self.tell(core);
-        let news = self.news();
-        Sending { place: self, track, news, core }
+        Sending { place: self, track, core }
     }
 
-    fn news(&self) -> NewsWait {
-        NewsWait::new(self.camera.news.clone(), self.camera.news.version())
+    fn renew(&mut self) {
+        self.news = NewsWait::new(self.camera.news.clone(), self.camera.news.version());
     }
 
     fn tell(&self, core: Option<usize>) {
@@ -252,7 +316,10 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.cameras.leave(&self.camera, |state| state.senders -= 1);
+        self.cameras.leave(&self.camera, |state| {
+            state.senders -= 1;
+            state.waiting -= usize::from(self.is_waiting);
+        });
     }
 }
 
@@ -260,7 +327,6 @@ impl Drop for Place {
 pub struct Sending {
     place: Place,
     track: Track,
-    news: NewsWait,
     core: Option<usize>,
 }
 
@@ -270,22 +336,18 @@ impl Sending {
         self.track.newest_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    /// Ready when another connection sends this track.
+    /// Ready when another connection is to send this track.
     pub fn poll_replaced(&mut self, core: usize, context: &mut Context<'_>) -> Poll<()> {
         loop {
-            if !self.is_current() {
+            let place = &mut self.place;
+            if place.camera.state.lock().newest[place.quality as usize] != place.number {
                 return Poll::Ready(());
             }
-            if self.news.poll_news(core, context).is_pending() {
+            if place.news.poll_news(core, context).is_pending() {
                 return Poll::Pending;
             }
-            self.news = self.place.news();
+            place.renew();
         }
-    }
-
-    fn is_current(&self) -> bool {
-        let mut state = self.place.camera.state.lock();
-        state.tracks.slot(self.track.quality).as_ref().is_some_and(|now| now.is(&self.track))
     }
 }
 
@@ -341,9 +403,11 @@ impl Watch {
         }
     }
 
-    /// How long to wait for a camera that went.
+    /// How long to wait for a camera that went; one in whose place another connection comes has not.
     pub fn patience(&self) -> Duration {
-        Duration::from_secs(self.cameras.options.hold_over_s)
+        let is_replaced = self.camera.state.lock().waiting > 0;
+        let least_s = if is_replaced { TURN_S_MAX } else { 0 };
+        Duration::from_secs(self.cameras.options.hold_over_s.max(least_s))
     }
 
     /// True if another track than this one suits better now.
@@ -393,7 +457,8 @@ mod tests {
         let object = writer.object().clone();
         // Dropped, it would have ended.
         std::mem::forget(writer);
-        cameras.enter(name).unwrap().send((PictureKind::Mjpeg, quality), (object, 1), None)
+        let place = cameras.enter(name, quality, None).unwrap();
+        place.send(PictureKind::Mjpeg, (object, 1), None)
     }
 
     fn is_replaced(sending: &mut Sending) -> bool {
@@ -434,14 +499,37 @@ mod tests {
     fn names_are_limited_not_tracks() {
         let cameras = cameras(2);
         let one = send(&cameras, "stream1", Quality::Low);
-        let two = cameras.enter("stream2").unwrap();
-        assert_eq!(cameras.enter("stream3").err(), Some(TooManyCameras(2)));
+        let enter = |name| cameras.enter(name, Quality::High, None);
+        let two = enter("stream2").unwrap();
+        assert_eq!(enter("stream3").err(), Some(EnterError::TooManyCameras(2)));
         let high = send(&cameras, "stream1", Quality::High);
         let names: Vec<_> = cameras.figures().into_iter().map(|camera| camera.name).collect();
         assert_eq!(names, ["stream1".into()], "the other has not begun");
         drop((one, high));
-        assert!(cameras.enter("stream3").is_ok());
+        assert!(enter("stream3").is_ok());
         drop(two);
+    }
+
+    /// Goal: who comes for a place that is taken waits until that is free, and only the newest gets it.
+    #[test]
+    fn a_place_is_taken_when_it_is_free() {
+        let cameras = cameras(2);
+        let mut context = Context::from_waker(Waker::noop());
+        let mut old = send(&cameras, "stream1", Quality::High);
+        let enter = || cameras.enter("stream1", Quality::High, None);
+        let mut first = enter().unwrap();
+        assert!(is_replaced(&mut old));
+        assert!(first.poll_turn(0, &mut context).is_pending());
+        let mut second = enter().unwrap();
+        assert_eq!(first.poll_turn(0, &mut context), Poll::Ready(false));
+        let _third = enter().unwrap();
+        assert_eq!(enter().err(), Some(EnterError::TooManySenders));
+        drop((first, _third));
+        assert_eq!(second.poll_turn(0, &mut context), Poll::Ready(false), "a newer one came");
+        let mut last = enter().unwrap();
+        assert!(last.poll_turn(0, &mut context).is_pending());
+        drop(old);
+        assert_eq!(last.poll_turn(0, &mut context), Poll::Ready(true));
     }
 
     #[test]

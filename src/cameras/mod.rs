@@ -4,18 +4,22 @@
 //!
 //! | a track (one quality of one camera) is | left by | its viewers |
 //! |---|---|---|
-//! | absent | `Place::send` | get the other quality, or wait, or 404 |
-//! | live | its `Sending` is dropped, or another connection sends it | get whole pictures |
-//! | replaced | its `Sending` ends: `poll_replaced` | go on with the new track |
+//! | absent | `Place::send`, in its turn | get the other quality, or wait, or 404 |
+//! | live | its `Sending` is dropped | get whole pictures |
+//! | replaced: another connection has entered | its `Sending` ends: `poll_replaced` | wait for the new track |
+//!
+//! A connection enters with its first whole picture. What it has sent until then is `FirstBytes`.
 //!
 //! `pace` decides what a viewer that falls behind gets.
 
 mod camera_table;
+mod first_bytes;
 mod pace;
 
 pub use camera_table::{
-    Cameras, Figures, Place, Sending, TooManyCameras, Track, TrackFigures, Tracks, Watch,
+    Cameras, EnterError, Figures, Place, Sending, TURN_S_MAX, Track, TrackFigures, Tracks, Watch,
 };
+pub use first_bytes::{FirstBytes, TooManyBytes};
 pub use pace::{Pace, Wanted};
 
 use crate::wire::tcp_framing::{PictureKind, Quality};
@@ -31,7 +35,7 @@ pub struct Options {
     pub window_bytes: u64,
     /// How many pictures a viewer may be behind before some are skipped.
     pub lag_pictures_max: u64,
-    /// A camera that sends nothing for so long is gone.
+    /// A camera that completes no picture for so long is gone.
     pub silence_timeout_s: u64,
     /// Viewers wait so long for a camera to come back.
     pub hold_over_s: u64,
@@ -66,6 +70,11 @@ impl Default for Options {
 }
 
 impl Options {
+    /// The publishing point of an H.264 camera: its whole name, so that no two share one.
+    pub fn live_point(&self, name: &str) -> Option<String> {
+        (!self.live_below.is_empty()).then(|| format!("{}{name}", self.live_below))
+    }
+
     /// The name could be one of a camera, whether it sends or not.
     pub fn is_camera_name(&self, name: &str) -> bool {
         let is_greeted = || name.strip_prefix("stream").is_some_and(|id| id.parse::<i32>().is_ok());

@@ -58,7 +58,9 @@ fn pictures(
     let ask = case.ask();
     let got = match h264 {
         Some(track) if !has_mjpeg => h264_follow::respond(egress, &ask, track, out),
-        _ => mjpeg_follow::respond(egress, &ask, (watch, wanted), out),
+        _ if has_mjpeg => mjpeg_follow::respond(egress, &ask, (watch, wanted), out),
+        // It has just ended: what comes in its place may be of either kind.
+        _ => return Err(Reply::not_found()),
     };
     Ok(route_of(case, &ask, got, out))
 }

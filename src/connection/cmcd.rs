@@ -1,26 +1,24 @@
 //! CMCD (CTA-5004): what players say about themselves with their requests, as lines of the log. The
 //! server keeps nothing of it and acts on nothing of it.
 
-use std::cell::Cell;
-
 use httparse::Header;
 use percent_encoding::percent_decode_str;
 use tracing::Level;
 
 use crate::runtime::clock;
 use crate::runtime::counters::{Counter, Counters};
+use crate::runtime::line_budget::LineBudget;
 
 /// One core's log of reports: so many lines a second, the rest is counted.
 pub struct CmcdLog {
     lines_per_s_max: u32,
-    second: Cell<u64>,
-    lines: Cell<u32>,
+    budget: LineBudget,
 }
 
 impl CmcdLog {
     /// 0 lines: reports are not looked at.
     pub fn new(lines_per_s_max: u32) -> CmcdLog {
-        CmcdLog { lines_per_s_max, second: Cell::new(0), lines: Cell::new(0) }
+        CmcdLog { lines_per_s_max, budget: LineBudget::new(lines_per_s_max) }
     }
 
     /// Log what a request for `name` brings, if it brings anything.
@@ -37,21 +35,12 @@ impl CmcdLog {
         let Some(report) = report_of(query, headers) else {
             return;
         };
-        if !self.has_room(clock::monotonic_s()) {
+        if self.budget.admit(clock::monotonic_s()).is_none() {
             counters.add(Counter::CmcdLinesDropped, 1);
             return;
         }
         // With `?` whatever a player sends stays one line.
         tracing::info!(target: "cmcd", object = name, ?report, "a player reports");
-    }
-
-    fn has_room(&self, now_s: u64) -> bool {
-        if self.second.replace(now_s) != now_s {
-            self.lines.set(0);
-        }
-        let has_room = self.lines.get() < self.lines_per_s_max;
-        self.lines.set(self.lines.get() + u32::from(has_room));
-        has_room
     }
 }
 
@@ -82,12 +71,5 @@ mod tests {
             [header("Host", "h"), header("cmcd-request", "bl=1"), header("CMCD-Session", "sid=2")];
         assert_eq!(report_of(Some("CMCDx=1&cmcd=2"), &headers).as_deref(), Some("bl=1,sid=2"));
         assert_eq!(report_of(None, &headers[..1]), None);
-    }
-
-    #[test]
-    fn lines_are_limited_by_the_second() {
-        let log = CmcdLog::new(2);
-        let room: Vec<bool> = [1, 1, 1, 2, 2, 2].map(|second| log.has_room(second)).into();
-        assert_eq!(room, [true, true, false, true, true, false]);
     }
 }

@@ -14,9 +14,9 @@ pub fn respond(egress: &Egress, ask: &Ask<'_>, track: &Track, out: &mut Vec<u8>)
     egress.counters.add(Counter::CameraViewers, 1);
     let object = track.object.clone();
     let mut pieces = Vec::new();
-    let start = match object.last_random_access() {
-        Some(start) => {
-            pieces.extend(object.preamble().map(Piece::Made));
+    let start = match object.last_key() {
+        Some((start, preamble)) => {
+            pieces.push(Piece::Made(preamble));
             start
         }
         None => object.head(),

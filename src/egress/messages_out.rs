@@ -95,6 +95,11 @@ impl<'a> MessagesOut<'a> {
         self.sender.note_lag(reader);
     }
 
+    /// The reader watches a camera: however slow it is, it stays.
+    pub(super) fn is_to_viewer(&mut self) {
+        self.sender.is_to_viewer();
+    }
+
     /// A frame of our own: it leaves with what comes next, or with `flush`.
     pub(super) fn put(&mut self, frame: &[u8]) {
         self.sender.prefix.extend_from_slice(frame);

@@ -23,8 +23,6 @@ use crate::wire::http1::Chunk;
 use crate::wire::multipart::MixedReplace;
 use crate::wire::tcp_framing::PictureKind;
 
-/// What the kernel keeps for a viewer beside what is under way: more would only make what it sees older.
-pub(super) const UNSENT_BYTES: u32 = 128 << 10;
 /// A viewer looks so often whether there is a track that suits it better.
 const LOOK_PICTURES: u64 = 64;
 
@@ -47,7 +45,7 @@ impl Pictures {
     ) -> Result<(), CutReason> {
         let egress = sender.egress;
         egress.counters.add(Counter::CameraViewers, 1);
-        sender.socket.limit_unsent(UNSENT_BYTES);
+        sender.is_to_viewer();
         // A viewer waits for the first delimiter to know what comes.
         sender.put_made(&Bytes::from_static(MixedReplace::BEGIN)).await?;
         sender.flush_prefix().await?;
@@ -115,6 +113,11 @@ impl Pictures {
                 quality = pace.quality();
             }
             reader.advance(picture.start - reader.offset());
+            if !reader.hold(picture.end) {
+                // Trimmed since it was looked at.
+                next = newest(object);
+                continue;
+            }
             send_picture(sender, &mut reader, picture.end).await?;
             next = picture.number + 1;
             self.watch.note_next(next);

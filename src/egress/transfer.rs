@@ -21,6 +21,7 @@ use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -31,6 +32,7 @@ use crate::packager::{Growing, Next, Slice};
 use crate::runtime::counters::Counter;
 use crate::runtime::deadlines::{Deadline, Phase};
 use crate::runtime::socket::Socket;
+use crate::runtime::timers;
 use crate::runtime::worker::yield_now;
 use crate::store::{Available, Life, Object, Reader, StorageError};
 use crate::wire::http1::{Chunk, LAST_CHUNK};
@@ -50,6 +52,9 @@ const FRESH_BYTES: u64 = 8 << 20;
 const PREFIX_BYTES_MAX: usize = 3 << 10;
 /// Longer bytes that no object has are not copied behind the head.
 const MADE_COPIED_BYTES_MAX: usize = 16 << 10;
+/// What the kernel keeps for a camera's viewer beside what is under way: more would only make what it
+/// sees older.
+const UNSENT_BYTES: u32 = 128 << 10;
 
 /// A body that is sent by [`stream`].
 pub struct Transfer {
@@ -323,6 +328,8 @@ pub(super) struct Sender<'a> {
     batch: Batch,
     turn_bytes: u64,
     has_sent: bool,
+    /// The peer may be as slow as it likes, as long as anything reaches it.
+    is_patient: bool,
     /// Bytes behind the tail at which the reader is cut; the largest number for what is all there.
     pub(super) lag_max: u64,
 }
@@ -343,8 +350,17 @@ impl<'a> Sender<'a> {
             batch: Batch::default(),
             turn_bytes: 0,
             has_sent: false,
+            is_patient: false,
             lag_max: u64::MAX,
         }
+    }
+
+    /// The peer watches a camera: little waits for it in the kernel, and however slowly it takes that, it
+    /// is not thrown out.
+    pub(super) fn is_to_viewer(&mut self) {
+        self.is_patient = true;
+        self.socket.limit_unsent(UNSENT_BYTES);
+        self.socket.is_patient();
     }
 
     pub(super) fn framing(&self) -> BodyFraming {
@@ -665,9 +681,28 @@ impl<'a> Sender<'a> {
 
     async fn wait_writable(&mut self) {
         self.turn_bytes = 0;
+        if self.is_patient {
+            return self.wait_for_viewer().await;
+        }
         self.deadline.set(self.egress.options.send_stall_timeout_s);
         self.socket.writable().await;
         self.deadline.clear();
+    }
+
+    /// As `wait_writable`. The kernel finds room only when a good part of what waits was acknowledged: a
+    /// viewer that reads little has not stalled while anything was.
+    async fn wait_for_viewer(&mut self) {
+        let stall = Duration::from_secs(self.egress.options.send_stall_timeout_s);
+        let mut before = self.socket.unacknowledged();
+        while timers::within(stall, self.socket.writable()).await.is_none() {
+            let now = self.socket.unacknowledged();
+            if now >= before {
+                self.egress.counters.add(Counter::ConnectionsTimedOut, 1);
+                // The next send says so.
+                return self.socket.shut();
+            }
+            before = now;
+        }
     }
 
     /// As `wait_writable`, with an eye on how far an open object runs ahead.

@@ -16,7 +16,6 @@ use bytes::Bytes;
 
 use super::Egress;
 use super::messages_out::{MessagesOut, Over};
-use super::pictures_out::UNSENT_BYTES;
 use crate::cameras::{Pace, Track, Wanted, Watch};
 use crate::runtime::counters::Counter;
 use crate::runtime::deadlines::{Deadline, Phase};
@@ -66,7 +65,7 @@ async fn run(
     let pulse = (Pulse::new(egress.options.ping_interval_s, None), PING);
     let mut out = MessagesOut::start(egress, (socket, deadline), pulse, (head, input)).await?;
     out.flush().await?;
-    socket.limit_unsent(UNSENT_BYTES);
+    out.is_to_viewer();
     egress.counters.add(Counter::CameraViewers, 1);
     let lag_max = egress.cameras.options.lag_pictures_max;
     let mut pace = Pace::new(wanted, lag_max, clock::tick_ms());
@@ -106,11 +105,11 @@ fn key(track: &Track, after: u64) -> Option<Piece> {
         let MessageLook::Here(message) = object.message(newest) else { return None };
         return Some(Piece::behind(message));
     }
-    let start = object.last_random_access().filter(|start| *start >= after)?;
+    let (start, preamble) = object.last_key().filter(|(start, _)| *start >= after)?;
     let message = object.message_at(start)?;
     // The start code has a fourth byte: the message is sent whole.
     let start = if start == message.start + 1 { message.start } else { start };
-    Some(Piece { preamble: object.preamble().unwrap_or_default(), start, message })
+    Some(Piece { preamble, start, message })
 }
 
 /// Ready with a key, or with `None` at the end of the object.
@@ -140,6 +139,10 @@ async fn follow_track(
     loop {
         reader.advance(piece.start - reader.offset());
         let end = piece.message.end;
+        if !reader.hold(end) {
+            // Trimmed since it was looked at.
+            return Ok(());
+        }
         if let Some(unsent) = out.message(Opcode::Binary, &piece.preamble, &mut reader, end)? {
             out.finish(unsent, &mut reader).await?;
         }

@@ -4,16 +4,18 @@
 //! | the movie is | left by |
 //! |---|---|
 //! | waiting | a key picture |
-//! | an open upload below a live prefix | the camera's end; pictures that need another init segment: the next upload, with a discontinuity |
+//! | an open upload of a publishing point | the camera's end; pictures that need another init segment: the next upload, with a discontinuity |
+//! | waiting again | a key picture, once it may begin anew |
 //! | given up | never: its publishing point refused it, or the store cannot have it; viewers are served all the same |
 
 use std::io::IoSlice;
 use std::sync::Arc;
 
 use super::upload::{UploadError, Watcher};
-use crate::packager::{Feed, Packager};
+use crate::packager::Packager;
 use crate::runtime::clock;
-use crate::store::{Ending, MarkKind, NewObject, ObjectInfo, Store, Visibility, WriteRule, Writer};
+use crate::runtime::line_budget::LineBudget;
+use crate::store::{Ending, NewObject, ObjectInfo, Store, Visibility, WriteRule, Writer};
 use crate::wire::fmp4::{Muxed, Muxer};
 use crate::wire::h264::{AccessUnitReader, KeyFinder, UnitEvent};
 use crate::wire::media_type::Class;
@@ -33,10 +35,18 @@ struct Movie {
 pub(super) struct MovieUpload {
     pub(super) store: Arc<Store>,
     pub(super) packager: Arc<Packager>,
-    /// Of the object.
-    pub(super) name: String,
+    /// The publishing point.
+    pub(super) point: String,
+    /// Of the object below it.
+    pub(super) file: String,
+    /// What its playlist and its object keep; `None` if the object is kept for ever, or by a rule.
+    pub(super) window_bytes: Option<u64>,
     pub(super) open: Option<(Writer, Watcher)>,
+    pub(super) lines: LineBudget,
 }
+
+/// Lines of the log about pictures that a movie cannot have, per second.
+pub(super) const MOVIE_LINES_PER_S_MAX: u32 = 1;
 
 impl H264Watch {
     /// `upload` is where the movie goes, if anywhere.
@@ -52,13 +62,12 @@ impl H264Watch {
     /// Bytes that were just appended by `writer`.
     pub(super) fn note(&mut self, bytes: &[u8], writer: &mut Writer) {
         if let Some(start) = self.keys.push(bytes) {
-            writer.set_preamble(start.preamble.into());
-            writer.mark(start.offset, MarkKind::RandomAccess);
+            writer.mark_key(start.offset, start.preamble.into());
             writer.tell_marks();
         }
         let Some(movie) = &mut self.movie else { return };
         if let Err(error) = movie.push(bytes) {
-            tracing::warn!(object = movie.upload.name, %error, "a camera is not listed");
+            tracing::warn!(point = movie.upload.point, %error, "a camera is not listed");
             self.movie = None;
         }
     }
@@ -69,7 +78,7 @@ impl H264Watch {
         match movie.flush() {
             Ok(()) => movie.upload.open,
             Err(error) => {
-                tracing::warn!(object = movie.upload.name, %error, "a camera is not listed");
+                tracing::warn!(point = movie.upload.point, %error, "a camera is not listed");
                 None
             }
         }
@@ -105,7 +114,10 @@ impl MovieUpload {
         let picture = match event {
             UnitEvent::Unit(picture) => picture,
             UnitEvent::TooLong { .. } => {
-                tracing::warn!(object = self.name, "a picture is too long for its movie");
+                if let Some(left_out) = self.lines.admit(clock::monotonic_s()) {
+                    let point = &self.point;
+                    tracing::warn!(point, left_out, "a picture is too long for its movie");
+                }
                 return Ok(());
             }
         };
@@ -115,32 +127,43 @@ impl MovieUpload {
             self.open = None;
             muxer.push(&picture, &mut chunk);
         }
-        if chunk.is_empty() { Ok(()) } else { self.append(&chunk) }
-    }
-
-    fn append(&mut self, chunk: &[u8]) -> Result<(), UploadError> {
-        if self.open.is_none() {
-            self.open = Some(self.begin()?);
+        if chunk.is_empty() {
+            return Ok(());
         }
-        let Some((writer, watcher)) = &mut self.open else { return Ok(()) };
-        writer.append(&[IoSlice::new(chunk)])?;
-        watcher.note(chunk, writer)
+        if self.open.is_none() {
+            self.open = self.begin()?;
+        }
+        let Some((writer, watcher)) = &mut self.open else {
+            // Movies began too often lately: another key picture is waited for.
+            *muxer = Muxer::new();
+            return Ok(());
+        };
+        writer.append(&[IoSlice::new(&chunk)])?;
+        watcher.note(&chunk, writer)
     }
 
-    fn begin(&self) -> Result<(Writer, Watcher), UploadError> {
-        let feed = self.packager.feed(&self.name).map_err(UploadError::Refused)?;
-        let feed = feed.map(Feed::timed_by_arrival);
+    /// `None` if it may not begin yet.
+    fn begin(&self) -> Result<Option<(Writer, Watcher)>, UploadError> {
+        let place = (&*self.point, &*self.file);
+        let track_bytes_max = self.window_bytes.unwrap_or(u64::MAX);
+        let feed = self.packager.feed_of_movie(place, track_bytes_max);
+        let Some(feed) = feed.map_err(UploadError::Refused)? else { return Ok(None) };
+        let name = format!("{}/{}", self.point, self.file);
         let headers = vec![("Content-Type".to_owned(), "video/mp4".to_owned())];
         let info = ObjectInfo { headers, created_ms: clock::unix_ms(), ..ObjectInfo::default() };
-        let writer = self.store.begin(NewObject {
-            name: &self.name,
-            info,
-            visibility: Visibility::AtOnce,
-            rule: WriteRule::TakeOver,
-            ending: Ending::Torn,
-            // The connection's core may change; whoever it is, all cores are told.
-            core: None,
-        })?;
-        Ok((writer, Watcher::new(feed, Class::Segment)))
+        // The connection's core may change; whoever it is, all cores are told.
+        let core = None;
+        let writer = if let Some(bytes) = self.window_bytes {
+            // What is not listed any more goes, and nothing is left of a camera that went.
+            let mut writer = self.store.begin_unnamed(&name, info, core)?;
+            writer.keep_window(bytes);
+            writer
+        } else {
+            let (visibility, rule) = (Visibility::AtOnce, WriteRule::TakeOver);
+            let ending = Ending::Torn;
+            self.store.begin(NewObject { name: &name, info, visibility, rule, ending, core })?
+        };
+        let feed = Some(feed.timed_by_arrival());
+        Ok(Some((writer, Watcher::new(feed, Class::Segment))))
     }
 }

@@ -255,9 +255,9 @@ impl Receiving {
         deadline: &Deadline,
         leftover: &mut Vec<u8>,
     ) -> Result<Receiving, UploadError> {
-        let mut input = ingest.take_aside_buffer();
-        let Some(got) = receive_into(socket, &mut input)? else {
-            ingest.give_back(input);
+        let mut buffer = ingest.aside.take().await;
+        let Some(got) = receive_into(socket, &mut buffer.bytes)? else {
+            drop(buffer);
             wait_for_bytes(ingest, socket, deadline).await;
             return Ok(self);
         };
@@ -265,6 +265,7 @@ impl Receiving {
         deadline.clear();
         let before = self.writer.object().tail();
         self.writer.move_to(None);
+        let input = buffer.lend();
         let (mut receiving, outcome, input) = ingest
             .disk
             .run(move || {
@@ -274,8 +275,8 @@ impl Receiving {
             .await;
         ingest.counters.add(Counter::BytesIn, receiving.writer.object().tail() - before);
         receiving.writer.move_to(Some(ingest.core));
-        *leftover = input[outcome?..got].to_vec();
-        ingest.give_back(input);
+        buffer.bytes = input;
+        *leftover = buffer.bytes[outcome?..got].to_vec();
         Ok(receiving)
     }
 

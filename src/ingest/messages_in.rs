@@ -71,6 +71,11 @@ impl<'b> Batch<'b> {
         self.at
     }
 
+    /// A message ends in it.
+    pub(super) fn has_message(&self) -> bool {
+        !self.ends.is_empty()
+    }
+
     /// The message ends here.
     pub(super) fn end_message(&mut self, kind: MessageKind) {
         self.end_message_at(self.at, kind);
@@ -80,6 +85,18 @@ impl<'b> Batch<'b> {
     pub(super) fn end_message_at(&mut self, offset: u64, kind: MessageKind) {
         self.ends.push(MessageEnd { offset, kind });
     }
+}
+
+/// Look at bytes from offset `at` on, which are taken later: whether a message ends in them, and what
+/// ends all.
+pub(super) fn look_ahead<F: Framing>(
+    framing: &mut F,
+    at: u64,
+    input: &mut [u8],
+) -> (bool, Option<Ended>) {
+    let mut batch = Batch::new(at);
+    framing.read(input, &mut batch);
+    (batch.has_message(), batch.ended)
 }
 
 /// What became of a batch.
@@ -180,23 +197,21 @@ impl<F: Framing> Intake<F> {
         ingest: &Ingest,
         socket: &Socket,
     ) -> (Intake<F>, Result<Option<Taken>, Ended>) {
-        let mut input = ingest.take_aside_buffer();
-        let got = match socket.try_recv(&mut input) {
+        let mut buffer = ingest.aside.take().await;
+        let got = match socket.try_recv(&mut buffer.bytes) {
             Ok(Some(0)) | Err(_) => return (self, Err(Ended::PeerGone)),
-            Ok(None) => {
-                ingest.give_back(input);
-                return (self, Ok(None));
-            }
+            Ok(None) => return (self, Ok(None)),
             Ok(Some(got)) => got,
         };
         self.writer.move_to(None);
+        let mut input = buffer.lend();
         let job = move || {
             let (taken, outcome) = self.take(&mut input[..got]);
             (self, taken, outcome, input)
         };
         let (mut intake, taken, outcome, input) = ingest.disk.run(job).await;
         intake.writer.move_to(Some(ingest.core));
-        ingest.give_back(input);
+        buffer.bytes = input;
         count::<F>(ingest, &taken);
         (intake, outcome.map(|()| Some(taken)).map_err(Ended::Failed))
     }

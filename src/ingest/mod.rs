@@ -15,9 +15,11 @@ pub mod upload;
 pub mod websocket_append;
 pub mod websocket_publish;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 
 pub use self::append_sessions::AppendSessions;
 use crate::cameras::Cameras;
@@ -25,7 +27,8 @@ use crate::channels::Channels;
 use crate::packager::Packager;
 use crate::runtime::counters::Counters;
 use crate::runtime::file_ring::FileRing;
-use crate::runtime::offload::Disk;
+use crate::runtime::line_budget::LineBudget;
+use crate::runtime::offload::{ASIDE_BUFFERS_MAX, Disk};
 use crate::store::Store;
 
 /// What the operator decides about uploads.
@@ -61,10 +64,12 @@ pub struct Ingest {
     pub disk: Disk,
     pub counters: Arc<Counters>,
     pub options: Arc<Options>,
+    /// What peers can make cameras' lines of the log.
+    pub camera_lines: LineBudget,
     /// The core's receive buffer, shared by all its uploads: nobody holds it while waiting.
     pub receive_buffer: Rc<RefCell<Vec<u8>>>,
     /// Buffers for writes on other threads; one is held while such a write is under way.
-    pub aside_buffers: RefCell<Vec<Vec<u8>>>,
+    pub aside: AsideBuffers,
 }
 
 /// Received without waiting before other tasks of the core have their turn.
@@ -74,19 +79,82 @@ const TURN_BYTES_MAX: u64 = 2 << 20;
 const ASIDE_BYTES: usize = 1 << 20;
 
 /// Spare buffers kept.
-const ASIDE_BUFFERS_MAX: usize = 8;
+const SPARE_BUFFERS_MAX: usize = 8;
 
-impl Ingest {
-    fn take_aside_buffer(&self) -> Vec<u8> {
-        let mut buffer = self.aside_buffers.borrow_mut().pop().unwrap_or_default();
-        buffer.resize(ASIDE_BYTES, 0);
-        buffer
+/// The buffers of a core for writes on other threads.
+#[derive(Default)]
+pub struct AsideBuffers {
+    spare: RefCell<Vec<Vec<u8>>>,
+    used: Cell<usize>,
+    waiting: RefCell<VecDeque<Waker>>,
+}
+
+/// One of them. It comes back when it is dropped.
+struct AsideBuffer<'a> {
+    buffers: &'a AsideBuffers,
+    bytes: Vec<u8>,
+}
+
+impl AsideBuffers {
+    /// The next free one.
+    async fn take(&self) -> AsideBuffer<'_> {
+        std::future::poll_fn(|context| {
+            if self.used.get() < ASIDE_BUFFERS_MAX {
+                return Poll::Ready(());
+            }
+            self.waiting.borrow_mut().push_back(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        self.used.set(self.used.get() + 1);
+        let mut bytes = self.spare.borrow_mut().pop().unwrap_or_default();
+        bytes.resize(ASIDE_BYTES, 0);
+        AsideBuffer { buffers: self, bytes }
     }
+}
 
-    fn give_back(&self, buffer: Vec<u8>) {
-        let mut spare = self.aside_buffers.borrow_mut();
-        if spare.len() < ASIDE_BUFFERS_MAX {
-            spare.push(buffer);
+impl AsideBuffer<'_> {
+    /// Lend the bytes to a write on another thread, which gives them back.
+    fn lend(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+impl Drop for AsideBuffer<'_> {
+    fn drop(&mut self) {
+        self.buffers.used.set(self.buffers.used.get() - 1);
+        let mut spare = self.buffers.spare.borrow_mut();
+        if spare.len() < SPARE_BUFFERS_MAX && !self.bytes.is_empty() {
+            spare.push(std::mem::take(&mut self.bytes));
         }
+        if let Some(next) = self.buffers.waiting.borrow_mut().pop_front() {
+            next.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::Context;
+
+    use super::*;
+
+    #[test]
+    fn buffers_of_slow_writes_are_limited() {
+        let buffers = AsideBuffers::default();
+        let mut context = Context::from_waker(Waker::noop());
+        let mut taken: Vec<_> = (0..ASIDE_BUFFERS_MAX)
+            .map(|_| match pin!(buffers.take()).poll(&mut context) {
+                Poll::Ready(buffer) => buffer,
+                Poll::Pending => panic!("there is room"),
+            })
+            .collect();
+        let mut more = pin!(buffers.take());
+        assert!(more.as_mut().poll(&mut context).is_pending());
+        drop(taken.pop());
+        assert!(more.as_mut().poll(&mut context).is_ready());
+        assert_eq!((buffers.spare.borrow().len(), buffers.used.get()), (1, ASIDE_BUFFERS_MAX - 1));
     }
 }

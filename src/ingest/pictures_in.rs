@@ -46,12 +46,13 @@ impl Framing for Pictures {
     const COUNTER: Counter = Counter::CameraPictures;
 
     fn read<'b>(&mut self, input: &'b mut [u8], batch: &mut Batch<'b>) {
-        batch.is_heard = !input.is_empty();
         let ended = match self {
             Pictures::Lengths(reader) => read_lengths(reader, input, batch),
             Pictures::Jpegs(jpegs) => jpegs.read(input, batch),
             Pictures::NalUnits(units) => units.read(input, batch),
         };
+        // A camera is there as long as its pictures become whole, however many bytes it sends.
+        batch.is_heard = batch.has_message();
         batch.ended = ended;
     }
 

@@ -17,17 +17,17 @@ options! {
         streams_max: usize = 64;
         /// Bytes of a picture; a longer one ends its camera.
         picture_bytes_max: u32 = 8 << 20;
-        /// Bytes kept of each track for viewers that fall behind.
+        /// Bytes kept of each track for viewers that fall behind, and of its movie below `live_below`, whose playlist is shorter where that is less than its `window_s`. With `record_below`, or a `[[retention]]` rule for it, the movie is kept as a whole.
         window_bytes: u64 = 32 << 20;
         /// Pictures that a viewer may be behind before whole ones are skipped.
         lag_pictures_max: u64 = 25;
-        /// Seconds without a byte after which a camera is gone.
+        /// Seconds without a whole picture after which a camera is gone; the first one must be whole within `limits.head_timeout_s`.
         silence_timeout_s: u64 = 30;
         /// Seconds that viewers wait for a camera to come back.
         hold_over_s: u64 = 5;
         /// Folder of recordings, such as "/recordings/": each track is then an object there, for ever (see `[[retention]]`); without it what lies behind the window is given up.
         record_below: Option<String> = None;
-        /// Publishing points of H.264 cameras are below this folder, which a `[[live]]` prefix must hold; "" lists none.
+        /// Publishing points of H.264 cameras are below this folder, which a `[[live]]` prefix must hold, each under its camera's whole name; "" lists none.
         live_below: String = "/live/".into();
     }
 }

@@ -2,11 +2,14 @@
 //! those that are fixed. Values of layers that this one may not name stand here as numbers; a test of
 //! `server` compares them.
 
+use crate::runtime::line_budget::CAMERA_LINES_PER_S_MAX;
+use crate::runtime::offload::ASIDE_BUFFERS_MAX;
 use crate::store::{NAME_BYTES_MAX, NAME_PART_BYTES_MAX, RECORD_BYTES_MAX};
 use crate::wire::fmp4::MOOF_BYTES_MAX;
 use crate::wire::http1::{CHUNK_LINE_BYTES_MAX, HEADERS_MAX, RANGES_MAX, TRAILER_BYTES_MAX};
 use crate::wire::mpegts::{GAP_PIDS_MAX, RESUMED_PACKETS_MAX};
 use crate::wire::rtp::REORDER_PACKETS_MAX;
+use crate::wire::tcp_framing::{CAMERA_FIRST_BYTES_MAX, CAMERA_SENDERS_MAX};
 use crate::wire::upstream_url::{ANSWER_HEAD_BYTES_MAX, REDIRECTS_MAX};
 use crate::wire::websocket::{ANSWERS_BYTES_MAX, CONTROL_BYTES_MAX, PROTOCOLS_MAX};
 
@@ -56,6 +59,26 @@ pub const FIXED: &[Limit] = &[
         "answer_head_bytes_max",
         ANSWER_HEAD_BYTES_MAX as u64,
         "head of an upstream's answer; longer: 502",
+    ),
+    (
+        "camera_senders_max",
+        CAMERA_SENDERS_MAX as u64,
+        "connections of one camera, with those that take over; more: refused",
+    ),
+    (
+        "camera_first_bytes_max",
+        CAMERA_FIRST_BYTES_MAX,
+        "of all cameras whose first picture is not whole, or two pictures; more: refused",
+    ),
+    (
+        "camera_lines_per_s_max",
+        CAMERA_LINES_PER_S_MAX as u64,
+        "lines of the log about connections of cameras, per second and core; more: counted",
+    ),
+    (
+        "aside_buffers_max",
+        ASIDE_BUFFERS_MAX as u64,
+        "buffers of 1 MiB for a slow disk, per core; more wait",
     ),
     (
         "moof_bytes_max",
@@ -113,7 +136,7 @@ fn camera_limits(cameras: &CamerasSection) -> Vec<Limit> {
         (
             "cameras.window_bytes",
             cameras.window_bytes,
-            "kept of a track; older pictures are given up",
+            "kept of a track, and of its movie; older pictures are given up",
         ),
         (
             "cameras.lag_pictures_max",
@@ -123,7 +146,7 @@ fn camera_limits(cameras: &CamerasSection) -> Vec<Limit> {
         (
             "cameras.silence_timeout_s",
             cameras.silence_timeout_s,
-            "seconds of a silent camera; longer: closed",
+            "seconds without a whole picture; longer: closed",
         ),
     ]
 }

@@ -32,7 +32,7 @@ mod view;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
@@ -126,6 +126,8 @@ pub struct Packager {
     clock: fn() -> Millis,
     store: Arc<Store>,
     points: RwLock<HashMap<Box<str>, Arc<Point>>>,
+    /// Some names of publishing points are more than one folder deep: those of cameras.
+    has_deep_points: AtomicBool,
     /// When publishing points were last looked through for some to forget.
     swept_ms: AtomicU64,
     counts: Arc<Counts>,
@@ -190,6 +192,7 @@ impl Packager {
             clock: options.clock,
             store,
             points: RwLock::default(),
+            has_deep_points: AtomicBool::new(false),
             swept_ms: AtomicU64::new(0),
             counts: Arc::default(),
         })
@@ -228,6 +231,25 @@ impl Packager {
         Ok(Some(Feed::new(point, place.rest, key, place.is_single)))
     }
 
+    /// For a camera's movie, which is called `file` in a publishing point of its own, with a name of any
+    /// depth; each of its tracks keeps so many bytes. `None` if too many have begun there lately.
+    pub fn feed_of_movie(
+        &self,
+        (point, file): (&str, &str),
+        track_bytes_max: u64,
+    ) -> Result<Option<Feed>, Refusal> {
+        let Some(rule) = self.rule_of(point) else { return Ok(None) };
+        if point.strip_prefix(rule.points_below()).is_some_and(|below| below.contains('/')) {
+            self.has_deep_points.store(true, Ordering::Relaxed);
+        }
+        let point = self.point(point, rule).ok_or_else(Refusal::too_many_points)?;
+        if !point.begin_movie(track_bytes_max) {
+            point.end_feed();
+            return Ok(None);
+        }
+        Ok(Some(Feed::new(point, file, naming::key_of(file), false)))
+    }
+
     /// For a channel that somebody publishes to: as `feed`, if a publishing point wants it.
     pub fn feed_of_channel(&self, channel: &str) -> Result<Option<Feed>, Refusal> {
         let is_source = |source: &Source| matches!(source, Source::Channel(own) if own == channel);
@@ -254,7 +276,7 @@ impl Packager {
             return Some(point.clone());
         }
         let mut points = self.points.write();
-        self.sweep(&mut points);
+        let forgotten = self.sweep(&mut points);
         if points.len() >= POINTS_MAX && !points.contains_key(name) {
             return None;
         }
@@ -262,23 +284,53 @@ impl Packager {
             || Point::new(name, rule.clone(), self.store.clone(), self.counts.clone(), self.clock);
         let point = points.entry(name.into()).or_insert_with(make);
         point.begin_feed();
-        Some(point.clone())
+        let point = point.clone();
+        drop(points);
+        drop(forgotten);
+        Some(point)
     }
 
-    /// Forget publishing points of which nothing is left. Done where others are made: their number
-    /// only grows there.
-    fn sweep(&self, points: &mut HashMap<Box<str>, Arc<Point>>) {
+    /// Forget publishing points of which nothing is left, and with them the bytes that only they hold:
+    /// now and then, and where others are made.
+    pub fn sweep_points(&self) {
+        let forgotten = self.sweep(&mut self.points.write());
+        drop(forgotten);
+    }
+
+    /// Those that are forgotten: what they hold takes its time to go, so not under the lock.
+    fn sweep(&self, points: &mut HashMap<Box<str>, Arc<Point>>) -> Vec<Arc<Point>> {
         let pause_ms = if points.len() >= POINTS_MAX { SWEEP_MS_MIN } else { SWEEP_MS };
         let now_ms = (self.clock)();
         let swept_ms = self.swept_ms.load(Ordering::Relaxed);
-        if now_ms.saturating_sub(swept_ms) >= pause_ms {
-            self.swept_ms.store(now_ms, Ordering::Relaxed);
-            points.retain(|_, point| !point.is_forgotten());
+        if now_ms.saturating_sub(swept_ms) < pause_ms {
+            return Vec::new();
         }
+        self.swept_ms.store(now_ms, Ordering::Relaxed);
+        points.extract_if(|_, point| point.is_forgotten()).map(|(_, point)| point).collect()
+    }
+
+    /// The publishing point with the longest name, if that is more than one folder deep.
+    fn deep_point<'n>(&self, rule: &LiveRule, name: &'n str) -> Option<(Arc<Point>, &'n str)> {
+        if !self.has_deep_points.load(Ordering::Relaxed) {
+            return None;
+        }
+        let below = name.strip_prefix(rule.points_below())?;
+        let first = name.len() - below.len() + below.find('/')?;
+        let points = self.points.read();
+        let folders = name.rmatch_indices('/').take_while(|(at, _)| *at > first);
+        let mut found = folders.filter_map(|(at, _)| {
+            points.get(&name[..at]).map(|point| (point.clone(), &name[at + 1..]))
+        });
+        found.next()
     }
 
     pub fn find(&self, asked: &Asked<'_>) -> Found {
         let Some(rule) = self.rule_of(asked.name) else { return Found::NotLive };
+        if let Some((point, rest)) = self.deep_point(rule, asked.name)
+            && let Some(resource) = naming::resource(rest)
+        {
+            return point.find(&resource, asked);
+        }
         let Some(place) = naming::place_below(rule.points_below(), asked.name) else {
             return Found::NotLive;
         };

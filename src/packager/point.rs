@@ -21,7 +21,7 @@ use super::publication::{locked_epoch, publication_for, zero_of};
 use super::pushed::PushedLists;
 use super::shape::Shape;
 use super::track::{
-    CHUNK_US_MAX, Chunk, ChunkHead, InitSegment, Kind, ListingMark, Micros, Repair, Segment,
+    CHUNK_US_MAX, Chunk, ChunkHead, InitSegment, Keep, Kind, ListingMark, Micros, Repair, Segment,
     TIME_US_MAX, Track,
 };
 use super::view::{Gate, Growing, Next, Slice, Text};
@@ -40,6 +40,29 @@ const EVENTS_MAX: usize = 256;
 const KEEP_UNLISTED_TARGET_DURATIONS: u64 = 4;
 /// Events further away than a day have a wrong time.
 const EVENT_US_MAX: Micros = 86_400_000_000;
+
+/// Movies of cameras that may begin at once in a publishing point, and after how long one more may.
+const MOVIES_AT_ONCE: u64 = 4;
+const MOVIE_MS: Millis = 2000;
+
+/// Each movie is an object and a discontinuity: a camera that is lost all the time, or changes its
+/// parameter sets with each picture, begins few.
+#[derive(Debug, Default)]
+struct MoviePace {
+    /// When as many may begin at once as ever.
+    rested_ms: Millis,
+}
+
+impl MoviePace {
+    fn admit(&mut self, now_ms: Millis) -> bool {
+        let next_ms = self.rested_ms.max(now_ms) + MOVIE_MS;
+        let may = next_ms <= now_ms + MOVIES_AT_ONCE * MOVIE_MS;
+        if may {
+            self.rested_ms = next_ms;
+        }
+        may
+    }
+}
 
 /// What is known of a track's media besides its timeline.
 #[derive(Debug, Clone, Default)]
@@ -112,6 +135,10 @@ pub(super) struct State {
     pub(super) stem_ms: Millis,
     /// Counts how often segments were forgotten.
     trims: u64,
+    /// Of the segments of each track; the largest number if the window is all that counts.
+    track_bytes_max: Option<u64>,
+    /// How often a camera's movie may begin anew.
+    movies: MoviePace,
     /// Uploads under way.
     feeds: usize,
     /// The newest pushed MPD says that all is over.
@@ -565,6 +592,9 @@ impl Point {
             }
             entry.track.arriving = None;
             entry.is_prepared = false;
+            if let (Over::Torn, Some(torn)) = (over, object) {
+                entry.track.drop_stub(torn);
+            }
             match over {
                 Over::Segment => entry.track.end_object(now_ms),
                 _ => entry.track.complete_segment(now_ms),
@@ -719,6 +749,13 @@ impl Point {
         (start < end && end <= bytes_there(segment, growing.gate)).then(|| segment.cut(start, end))
     }
 
+    /// A camera's movie begins, of which tracks keep so many bytes; false if too many have begun lately.
+    pub(super) fn begin_movie(&self, track_bytes_max: u64) -> bool {
+        let mut state = self.state.lock();
+        state.track_bytes_max = Some(track_bytes_max);
+        state.movies.admit(self.now_ms())
+    }
+
     /// An upload begins; it is counted until its feed is dropped.
     pub(super) fn begin_feed(&self) {
         self.state.lock().feeds += 1;
@@ -805,7 +842,7 @@ impl Point {
         now_ms: Millis,
         changes: &mut Changes,
     ) {
-        let (window_us, is_pushed) = (self.window_us(shape), state.pushed.has_any());
+        let (keep, is_pushed) = (self.keep(state, shape), state.pushed.has_any());
         let entry = &mut state.entries[index];
         let before = entry.track.listing_mark();
         if !entry.track.is_repetition(&chunk.head) {
@@ -819,10 +856,11 @@ impl Point {
         }
         let mut gone = Vec::new();
         let open_msn = entry.complete_count();
-        if std::mem::replace(&mut entry.expired_msn, open_msn) != open_msn {
-            let keep_ms = keep_unlisted_ms(shape);
+        let is_lost =
+            entry.track.segments.front().is_some_and(|first| first.is_complete && first.is_lost());
+        if std::mem::replace(&mut entry.expired_msn, open_msn) != open_msn || is_lost {
             let first = entry.track.segments.front().map(|first| first.msn);
-            gone = entry.track.expire(window_us, keep_ms, now_ms);
+            gone = entry.track.expire(&keep, now_ms);
             let is_trim = entry.track.segments.front().map(|first| first.msn) != first;
             state.trims += u64::from(is_trim);
         }
@@ -844,6 +882,13 @@ impl Point {
             });
             changes.gone.append(&mut gone);
         }
+    }
+
+    fn keep(&self, state: &State, shape: &Shape) -> Keep {
+        let (window_us, keep_ms) = (self.window_us(shape), keep_unlisted_ms(shape));
+        let segments_max = Keep::segments_max(window_us, keep_ms, shape.segment_us);
+        let bytes_max = state.track_bytes_max.unwrap_or(u64::MAX);
+        Keep { window_us, keep_ms, segments_max, bytes_max }
     }
 
     /// When a segment that is complete will be forgotten, if ever.

@@ -372,3 +372,28 @@ fn the_older_of_two_encoders_has_to_go() {
         assert!(segment.slices.iter().all(|slice| Arc::ptr_eq(&slice.object, own)));
     }
 }
+
+/// Goal: cameras that are nested have publishing points of their own, and begin movies anew only so often.
+#[test]
+fn movies_of_cameras_have_points_of_any_depth() {
+    static NOW_MS: AtomicU64 = AtomicU64::new(1_700_000_000_000);
+    let store = store_in_memory();
+    let packager = packager(&store, || NOW_MS.load(Ordering::Relaxed));
+    let feed = |point| packager.feed_of_movie((point, "high.mp4"), 1000).unwrap();
+    let feeds = [feed("live/a/door"), feed("live/b/door"), feed("live/yard")];
+    assert!(feeds.iter().all(Option::is_some));
+    let names: Vec<_> = packager.points.read().keys().cloned().collect();
+    assert_eq!(names.len(), 3, "{names:?}");
+    let found = packager.deep_point(&packager.rules[0], "live/a/door/high/e/1.m4s").unwrap();
+    assert_eq!((&*found.0.name, found.1), ("live/a/door", "high/e/1.m4s"));
+    assert!(packager.deep_point(&packager.rules[0], "live/yard/high/e/1.m4s").is_none());
+    let more: Vec<_> = (0..100).map(|_| feed("live/a/door").is_some()).collect();
+    assert_eq!(more.iter().filter(|may| **may).count(), 3);
+    NOW_MS.fetch_add(2000, Ordering::Relaxed);
+    assert!(feed("live/a/door").is_some() && feed("live/a/door").is_none());
+    // Nobody makes another, and nothing is left: they go all the same.
+    drop((feeds, found));
+    NOW_MS.fetch_add(super::SWEEP_MS, Ordering::Relaxed);
+    packager.sweep_points();
+    assert_eq!(packager.gauges().0, 0);
+}

@@ -47,6 +47,10 @@ pub(super) const CHUNK_US_MAX: Micros = 60_000_000;
 const OBJECT_SEGMENT_US_MIN: Micros = 300_000;
 /// A segment of sound that begins so much before a beat is that beat's, or half a part before it.
 const BEAT_SLACK_US_MAX: Micros = 200_000;
+/// A track keeps so many segments for each that fits the times it keeps them for, and some more: an
+/// encoder that begins anew all the time makes many that last no time.
+const SEGMENTS_PER_RHYTHM: i64 = 2;
+const SEGMENTS_BESIDE: i64 = 64;
 /// Chunks kept until the shape is known; more and the shape is decided without them.
 pub(super) const PENDING_MAX: usize = 4096;
 /// Where times are those of arrival, pictures and segments last so much longer or shorter, and a part
@@ -226,6 +230,11 @@ impl Segment {
         self.slices.is_empty() && self.duration == 0
     }
 
+    /// Bytes of it were trimmed away.
+    pub(super) fn is_lost(&self) -> bool {
+        self.slices.first().is_some_and(|slice| slice.start < slice.object.head())
+    }
+
     fn append(&mut self, object: &Arc<Object>, start: u64, end: u64) {
         match self.slices.last_mut() {
             Some(last) if Arc::ptr_eq(&last.object, object) && last.end == start => last.end = end,
@@ -256,6 +265,34 @@ fn whole_chunks(each: u64, aim: u64) -> u64 {
 fn ticks_to_us(ticks: u64, timescale: u64) -> Micros {
     let us = u128::from(ticks) * 1_000_000 / u128::from(timescale);
     Micros::try_from(us).unwrap_or(TIME_US_MAX).min(TIME_US_MAX)
+}
+
+/// What a track keeps.
+pub(super) struct Keep {
+    /// Of the playlist.
+    pub(super) window_us: Micros,
+    /// Behind the time that players may need what they were shown.
+    pub(super) keep_ms: Millis,
+    /// Of all segments together.
+    pub(super) segments_max: usize,
+    pub(super) bytes_max: u64,
+}
+
+impl Keep {
+    /// Nothing but time limits it.
+    #[cfg(test)]
+    pub(super) fn by_time(window_us: Micros, keep_ms: Millis) -> Keep {
+        Keep { window_us, keep_ms, segments_max: usize::MAX, bytes_max: u64::MAX }
+    }
+
+    /// How many segments of `segment_us` are kept at most, with room for some that are shorter.
+    pub(super) fn segments_max(window_us: Micros, keep_ms: Millis, segment_us: Micros) -> usize {
+        let keep_us = Micros::try_from(keep_ms).unwrap_or(Micros::MAX).saturating_mul(1000);
+        let all_us = window_us.saturating_mul(2).saturating_add(keep_us);
+        let segments = all_us / segment_us.max(1);
+        let most = segments.saturating_mul(SEGMENTS_PER_RHYTHM).saturating_add(SEGMENTS_BESIDE);
+        usize::try_from(most).unwrap_or(usize::MAX)
+    }
 }
 
 /// Another one whenever a playlist of the track would be another.
@@ -866,16 +903,52 @@ impl Track {
         slices.filter(|slice| Arc::ptr_eq(&slice.object, object)).map(|slice| slice.start).next()
     }
 
+    /// The end of an upload that was torn: what it has brought of a segment in progress is given up, if
+    /// nothing else is in there and no part of it was announced.
+    pub(super) fn drop_stub(&mut self, torn: &Arc<Object>) {
+        let is_its = |slice: &Slice| Arc::ptr_eq(&slice.object, torn);
+        let is_stub = |open: &mut Segment| {
+            !open.is_complete && open.parts.is_empty() && open.slices.iter().all(is_its)
+        };
+        let Some(stub) = self.segments.pop_back_if(is_stub) else { return };
+        self.part = None;
+        self.next_msn = stub.msn;
+        self.next_time = None;
+        self.must_break |= stub.is_discontinuity;
+        let run = stub.publication.run;
+        if self.segments.back().is_none_or(|last| last.publication.run != run) {
+            self.origins.retain(|origin| origin.publication.run != run);
+        }
+    }
+
+    /// Forget segments from the front, listed or not, while there are too many, too many bytes, or
+    /// their bytes are gone.
+    fn expire_excess(&mut self, keep: &Keep, now_ms: Millis) -> Vec<Arc<Object>> {
+        let mut bytes: u64 = self.segments.iter().map(Segment::bytes).sum();
+        let mut gone = Vec::new();
+        while let Some(first) = self.segments.front()
+            && first.is_complete
+            && (bytes > keep.bytes_max
+                || self.segments.len() > keep.segments_max
+                || first.is_lost())
+            && let Some(mut first) = self.segments.pop_front()
+        {
+            bytes -= first.bytes();
+            if first.unlisted_ms.replace(now_ms).is_none() {
+                self.discontinuity_sequence += u64::from(first.is_discontinuity);
+            }
+            gone.extend(first.slices.into_iter().map(|slice| slice.object));
+        }
+        gone
+    }
+
     /// Take segments off the playlist that lie before the window, and forget those whose time after
     /// that is over: counted from when they were first listed, a segment and the longest playlist
     /// that had it (RFC 8216bis §6.2.2), however fast an encoder sends. Returns the objects that only
     /// those had.
-    pub(super) fn expire(
-        &mut self,
-        window_us: Micros,
-        keep_ms: Millis,
-        now_ms: Millis,
-    ) -> Vec<Arc<Object>> {
+    pub(super) fn expire(&mut self, keep: &Keep, now_ms: Millis) -> Vec<Arc<Object>> {
+        let Keep { window_us, keep_ms, .. } = *keep;
+        let mut gone = self.expire_excess(keep, now_ms);
         let mut listed_us: Micros = self.listed().map(Segment::listed_us).sum();
         let (mut count, mut breaks) = (self.listed().count(), 0);
         for segment in self.segments.iter_mut().filter(|segment| segment.unlisted_ms.is_none()) {
@@ -893,7 +966,6 @@ impl Track {
         if let Some(run) = first_run {
             self.origins.retain(|origin| origin.publication.run >= run);
         }
-        let mut gone = Vec::new();
         while let Some(first) = self.segments.front()
             && first.unlisted_ms.is_some_and(|at| {
                 let needed_ms = at.max(first.shown_until_ms(window_us));

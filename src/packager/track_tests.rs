@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use super::shape::Shape;
 use super::track::{
-    Chunk, ChunkHead, InitSegment, Kind, Micros, Publication, ROUNDING_US, Repair, Segment, Track,
+    Chunk, ChunkHead, InitSegment, Keep, Kind, Micros, Publication, ROUNDING_US, Repair, Segment,
+    Track,
 };
 use crate::store::{
     Ending, NewObject, Object, ObjectInfo, Store, StoreOptions, Visibility, WriteRule, Writer,
@@ -279,20 +280,78 @@ fn the_window_moves_and_counts_its_discontinuities() {
     rig.run(20_000, 22_000, 100, 2000);
     rig.run(0, 10_000, 100, 2000);
     assert_eq!(rig.track.discontinuity_sequence, 0);
-    assert!(rig.track.expire(6_000_000, 8000, 10).is_empty());
+    assert!(rig.track.expire(&Keep::by_time(6_000_000, 8000), 10).is_empty());
     let listed: Vec<u64> = rig.track.listed().map(|segment| segment.msn).collect();
     assert_eq!((listed, rig.track.discontinuity_sequence), (vec![13, 14, 15], 1));
     // What is not listed any more can still be had, for a while.
     assert!(rig.track.segment("e1", 10).is_some() && rig.track.segment("e2", 11).is_some());
     // 2 s of its own, 6 s of the playlist, 8 s of grace, from its first listing at 1 ms.
-    rig.track.expire(6_000_000, 8000, 16_001);
+    rig.track.expire(&Keep::by_time(6_000_000, 8000), 16_001);
     assert_eq!(rig.msns(), [10, 11, 12, 13, 14, 15]);
-    rig.track.expire(6_000_000, 8000, 16_002);
+    rig.track.expire(&Keep::by_time(6_000_000, 8000), 16_002);
     assert_eq!(rig.msns(), [13, 14, 15]);
     assert_eq!(rig.track.origins().len(), 1);
     // The last is never taken off.
-    rig.track.expire(0, 8000, 17_000);
+    rig.track.expire(&Keep::by_time(0, 8000), 17_000);
     assert_eq!(rig.track.listed().count(), 1);
+}
+
+/// Goal: an encoder that begins anew all the time costs no more than so many segments and bytes.
+#[test]
+fn segments_are_limited_by_number_and_bytes() {
+    let mut rig = Rig::new(Kind::Video, 1);
+    for _ in 0..500 {
+        rig.next_object();
+        // With an init segment in front, and a clock that begins again.
+        rig.send(|head| (head.starts_sync, head.has_init) = (true, true), 0, 200);
+        rig.track.complete_segment(1);
+        rig.track.has_init_again = true;
+        let keep = Keep { segments_max: 40, ..Keep::by_time(6_000_000, 8000) };
+        rig.track.expire(&keep, 1);
+        assert!(rig.track.segments.len() <= 40);
+    }
+    assert_eq!(rig.track.segments.len(), 40);
+    assert!(rig.track.origins().len() <= 40);
+    let first = rig.track.segments.front().unwrap();
+    assert!(first.is_discontinuity);
+    // Numbered from 0, and only the very first one is none.
+    let listed = rig.track.listed().next().unwrap();
+    assert_eq!(rig.track.discontinuity_sequence, listed.msn - 1);
+    rig.track.expire(&Keep { bytes_max: 1000, ..Keep::by_time(6_000_000, 8000) }, 1);
+    assert_eq!(rig.track.segments.len(), 10, "of 100 bytes each");
+    assert_eq!(Keep::segments_max(60_000_000, 8000, 2_000_000), 192);
+    assert_eq!(
+        Keep::segments_max(Micros::MAX, 8000, 2_000_000),
+        Micros::MAX as usize / 2_000_000 * 2 + 64
+    );
+}
+
+/// Goal: an upload that was torn before it had a part leaves nothing, and the next one its place.
+#[test]
+fn a_stub_of_a_torn_upload_goes() {
+    let mut rig = Rig::new(Kind::Video, 1);
+    rig.run(0, 2000, 100, 2000);
+    let whole = rig.object.clone();
+    let (msns, origins) = (rig.msns(), rig.track.origins().len());
+    for _ in 0..10 {
+        rig.next_object();
+        rig.send(|head| (head.starts_sync, head.has_init) = (true, true), 0, 100);
+        assert_eq!(rig.track.segments.len(), msns.len() + 1);
+        rig.track.drop_stub(&whole);
+        assert_eq!(rig.track.segments.len(), msns.len() + 1, "it is another's");
+        let torn = rig.object.clone();
+        rig.track.drop_stub(&torn);
+        assert_eq!((rig.msns(), rig.track.origins().len()), (msns.clone(), origins));
+        assert!(rig.track.first_byte_of(&torn).is_none());
+    }
+    rig.next_object();
+    rig.run(0, 2200, 100, 2000);
+    let second = &rig.track.segments[msns.len()];
+    assert!(second.is_discontinuity && second.msn == msns[0] + 1);
+    // What was announced stays.
+    let torn = rig.object.clone();
+    rig.track.drop_stub(&torn);
+    assert_eq!(rig.track.segments.len(), msns.len() + 2);
 }
 
 /// What another segment has too is not gone.
@@ -303,14 +362,14 @@ fn objects_go_with_their_last_segment() {
     rig.run(0, 4000, 100, 2000);
     rig.next_object();
     rig.run(4000, 8000, 100, 2000);
-    rig.track.expire(6_000_000, 0, 1);
+    rig.track.expire(&Keep::by_time(6_000_000, 0), 1);
     // The first of the two that it has: 2 s of its own and 6 s of the playlist after 1 ms.
-    rig.track.expire(6_000_000, 0, 8001);
+    rig.track.expire(&Keep::by_time(6_000_000, 0), 8001);
     assert_eq!(rig.track.first_byte_of(&shared), Some(0));
-    assert_eq!(rig.track.expire(6_000_000, 0, 8002).len(), 0);
+    assert_eq!(rig.track.expire(&Keep::by_time(6_000_000, 0), 8002).len(), 0);
     assert_eq!(rig.track.first_byte_of(&shared), Some(2000));
-    rig.track.expire(4_000_000, 0, 8003);
-    let gone = rig.track.expire(4_000_000, 0, 8004);
+    rig.track.expire(&Keep::by_time(4_000_000, 0), 8003);
+    let gone = rig.track.expire(&Keep::by_time(4_000_000, 0), 8004);
     assert!(gone.len() == 1 && Arc::ptr_eq(&gone[0], &shared));
 }
 
@@ -522,7 +581,7 @@ proptest! {
             );
             at += duration;
             if expires {
-                rig.track.expire(6_000_000, 0, 60_000);
+                rig.track.expire(&Keep::by_time(6_000_000, 0), 60_000);
             }
             check(&rig)?;
         }

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod counters;
 pub mod deadlines;
 pub mod file_ring;
+pub mod line_budget;
 pub mod mailbox;
 pub mod offload;
 #[allow(unsafe_code, reason = "the kernel owns what a submission points to")]

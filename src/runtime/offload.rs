@@ -105,6 +105,9 @@ fn some_avg10(text: &str) -> Option<f64> {
     rest.split(' ').next()?.parse().ok()
 }
 
+/// Buffers for writes on other threads that a core uses at once: more than there are threads that write.
+pub const ASIDE_BUFFERS_MAX: usize = 32;
+
 struct Outcome<T> {
     value: Option<T>,
     waiter: Option<RemoteWaker>,

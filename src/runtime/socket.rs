@@ -195,6 +195,21 @@ impl Socket {
         };
     }
 
+    /// A peer whose bytes stay unacknowledged for long is not gone for that: it may read slowly. Whoever
+    /// sends to it judges by `unacknowledged`.
+    pub fn is_patient(&self) {
+        // Not done, the kernel breaks a connection of which nothing was acknowledged for a while.
+        let _ = sockopt::set_tcp_user_timeout(self.fd(), 0);
+    }
+
+    /// Bytes that the kernel has taken and the peer has not acknowledged (SIOCOUTQ).
+    pub fn unacknowledged(&self) -> u64 {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the descriptor is open, and the kernel writes one int to where `bytes` is.
+        let done = unsafe { libc::ioctl(self.fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        if done == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
+    }
+
     /// No more bytes to the peer; it sees an orderly end.
     pub fn end_sending(&self) {
         let _ = rustix::net::shutdown(self.fd(), Shutdown::Write);

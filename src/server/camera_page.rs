@@ -6,9 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::cameras::{Cameras, Figures, TrackFigures};
+use crate::cameras::{Cameras, Figures, Options, TrackFigures};
 use crate::runtime::clock;
 use crate::store::Millis;
+use crate::wire::tcp_framing::PictureKind;
 
 /// Where cameras are pushed to and watched; it does not change.
 #[derive(Debug, Clone, Serialize)]
@@ -37,6 +38,9 @@ struct Page<'p> {
 #[derive(Serialize)]
 struct Camera {
     name: Box<str>,
+    /// Of its publishing point, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    playlist: Option<String>,
     viewers: usize,
     tracks: Vec<Track>,
 }
@@ -55,16 +59,22 @@ struct Track {
 
 pub(super) fn pages(cameras: Arc<Cameras>, places: Places) -> impl Fn() -> Bytes + Send + Sync {
     move || {
-        let cameras = cameras.figures().into_iter().map(Camera::of).collect();
+        let options = &cameras.options;
+        let of = |figures| Camera::of(figures, options);
+        let cameras = cameras.figures().into_iter().map(of).collect();
         let page = Page { now_ms: clock::unix_ms(), places: &places, cameras };
         serde_json::to_vec(&page).expect("numbers and names are JSON").into()
     }
 }
 
 impl Camera {
-    fn of(figures: Figures) -> Camera {
+    fn of(figures: Figures, options: &Options) -> Camera {
+        let is_h264 = |track: &TrackFigures| track.track.kind == PictureKind::H264;
+        let point = options.live_point(&figures.name);
+        let point = point.filter(|_| figures.tracks.iter().any(is_h264));
+        let playlist = point.map(|point| format!("/{point}/index.m3u8"));
         let tracks = figures.tracks.iter().map(Track::of).collect();
-        Camera { name: figures.name, viewers: figures.viewers, tracks }
+        Camera { name: figures.name, playlist, viewers: figures.viewers, tracks }
     }
 }
 

@@ -31,7 +31,7 @@ use crate::connection::{self, Core, Doors, Page, Role, listener};
 use crate::coordinator::{self, ControlClient, Coordinator};
 use crate::egress::{self, Egress};
 use crate::fetch::{Fetcher, Outside};
-use crate::ingest::{self, AppendSessions, Ingest};
+use crate::ingest::{self, AppendSessions, AsideBuffers, Ingest};
 use crate::operations::admin::Admin;
 use crate::operations::config::{Config, CoordinatorSection};
 use crate::operations::metrics;
@@ -42,6 +42,7 @@ use crate::runtime::buffers::BufferPool;
 use crate::runtime::counters::Counters;
 use crate::runtime::deadlines::{Deadlines, Phase};
 use crate::runtime::file_ring::FileRing;
+use crate::runtime::line_budget::{CAMERA_LINES_PER_S_MAX, LineBudget};
 use crate::runtime::mailbox::Mailbox;
 use crate::runtime::offload::{Disk, Offload};
 use crate::runtime::ring::Ring;
@@ -470,7 +471,8 @@ async fn run_core(parts: Parts) -> io::Result<()> {
             disk: Disk::new(parts.common.offload, parts.counters.clone()),
             counters: parts.counters.clone(),
             options: parts.common.ingest_options,
-            aside_buffers: RefCell::default(),
+            camera_lines: LineBudget::new(CAMERA_LINES_PER_S_MAX),
+            aside: AsideBuffers::default(),
             receive_buffer: Rc::new(RefCell::new(vec![0; RECEIVE_BUFFER_BYTES])),
         },
         fetcher: parts.common.fetcher,
@@ -566,7 +568,7 @@ fn start_housekeeping(
     upstreams: Option<SideThread>,
     is_draining: Arc<AtomicBool>,
 ) -> io::Result<Shared> {
-    let Common { store, offload, append_sessions, fetcher, .. } = common;
+    let Common { store, offload, append_sessions, fetcher, packager, .. } = common;
     let (swept, watched, sessions) = (store.clone(), offload.clone(), append_sessions);
     let work = move || {
         while !is_draining.load(Ordering::Relaxed) {
@@ -575,6 +577,7 @@ fn start_housekeeping(
                 watched.look_at_pressure();
             }
             sessions.sweep(clock::monotonic_s());
+            packager.sweep_points();
             sweep_objects(&swept);
         }
     };

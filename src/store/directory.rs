@@ -314,6 +314,11 @@ impl Store {
         Ok(Writer::new(self.clone(), object, new.core, first, window_bytes))
     }
 
+    /// A rule of retention says what becomes of objects of this name.
+    pub fn has_retention(&self, name: &str) -> bool {
+        self.retention.lock().has_rule(name)
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.objects.load(Ordering::Relaxed) >= self.options.objects_max
     }

@@ -124,6 +124,21 @@ struct Marks {
     preamble: Option<Bytes>,
 }
 
+impl Marks {
+    fn add(&mut self, mark: Mark) {
+        debug_assert!(self.newest.back().is_none_or(|last| last.offset <= mark.offset));
+        if self.newest.len() == MARKS_MAX {
+            self.newest.pop_front();
+        }
+        self.newest.push_back(mark);
+    }
+
+    fn last_random_access(&self, head: u64) -> Option<u64> {
+        let usable = |mark: &&Mark| mark.kind == MarkKind::RandomAccess && mark.offset >= head;
+        self.newest.iter().rev().find(usable).map(|mark| mark.offset)
+    }
+}
+
 pub(super) struct Extents {
     pub(super) list: VecDeque<Arc<Extent>>,
 }
@@ -236,6 +251,11 @@ impl Object {
         assert!(before > 0, "a reader leaves once");
     }
 
+    /// In no table: its bytes go with the last who holds it.
+    pub fn is_unnamed(&self) -> bool {
+        self.is_unnamed
+    }
+
     /// End of what readers may see, in bytes.
     pub fn tail(&self) -> u64 {
         self.tail.load(Ordering::SeqCst)
@@ -315,12 +335,22 @@ impl Object {
     }
 
     pub(super) fn add_mark(&self, mark: Mark) {
+        self.marks.lock().add(mark);
+    }
+
+    /// A random-access mark and what is needed in front of it, in one step for readers.
+    pub(super) fn add_key(&self, offset: u64, preamble: Bytes) {
         let mut marks = self.marks.lock();
-        debug_assert!(marks.newest.back().is_none_or(|last| last.offset <= mark.offset));
-        if marks.newest.len() == MARKS_MAX {
-            marks.newest.pop_front();
-        }
-        marks.newest.push_back(mark);
+        marks.preamble = Some(preamble);
+        marks.add(Mark { offset, kind: MarkKind::RandomAccess });
+    }
+
+    /// The newest kept mark at which decoding can start, and what is needed in front of it.
+    pub fn last_key(&self) -> Option<(u64, Bytes)> {
+        let head = self.head();
+        let marks = self.marks.lock();
+        let offset = marks.last_random_access(head)?;
+        Some((offset, marks.preamble.clone().unwrap_or_default()))
     }
 
     pub(super) fn set_preamble(&self, preamble: Bytes) {
@@ -334,9 +364,7 @@ impl Object {
     /// The newest kept mark at which decoding can start.
     pub fn last_random_access(&self) -> Option<u64> {
         let head = self.head();
-        let marks = self.marks.lock();
-        let usable = |mark: &&Mark| mark.kind == MarkKind::RandomAccess && mark.offset >= head;
-        marks.newest.iter().rev().find(usable).map(|mark| mark.offset)
+        self.marks.lock().last_random_access(head)
     }
 
     /// The newest mark of any kind.

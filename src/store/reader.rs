@@ -3,6 +3,7 @@
 //! A reader never blocks a writer: it looks at the tail, leases bytes below it, and waits. It holds
 //! no buffer. What a reader does about its lag is its door's decision; here lag is only a number.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -41,6 +42,8 @@ pub struct Reader {
     /// The reader's place in the wake list, once it has waited.
     waiting: Option<(Arc<CoreList>, Option<usize>)>,
     current: Option<Current>,
+    /// Extents behind the current one whose bytes were asked to stay.
+    held: VecDeque<Arc<Extent>>,
 }
 
 /// The extent that the reader is in, held so that eviction, trimming and removal do not matter.
@@ -70,6 +73,7 @@ impl Reader {
             is_view: false,
             waiting: None,
             current: None,
+            held: VecDeque::new(),
         }
     }
 
@@ -114,7 +118,8 @@ impl Reader {
         if !matches!(life, Life::Open | Life::Sealed) {
             return Available::Aborted;
         }
-        if self.offset < self.object.head() && !self.is_inside_current() {
+        let is_held = || self.held.back().is_some_and(|last| self.offset < last.end());
+        if self.offset < self.object.head() && !self.is_inside_current() && !is_held() {
             return Available::Lagged;
         }
         if self.offset < tail {
@@ -208,13 +213,33 @@ impl Reader {
         assert!(self.offset <= self.object.tail().min(self.limit));
     }
 
+    /// Whatever is trimmed, the bytes from here to `end` stay readable for this reader. False if they are
+    /// gone.
+    pub fn hold(&mut self, end: u64) -> bool {
+        if !self.is_inside_current() {
+            let Some(extent) = self.object.extent_at(self.offset) else { return false };
+            self.current = Some(Current { extent, mapping: None, file: None });
+        }
+        self.held.clear();
+        let mut held_to = self.current.as_ref().map_or(0, |current| current.extent.end());
+        while held_to < end {
+            let Some(extent) = self.object.extent_at(held_to) else { return false };
+            held_to = extent.end();
+            self.held.push_back(extent);
+        }
+        true
+    }
+
     /// Make the extent at the offset current; start and length of what can be leased in it.
     fn enter_extent(&mut self, bytes_max: u64) -> Result<(u64, u64), StorageError> {
         let Available::Bytes(available) = self.available() else {
             return Err(StorageError::Changed);
         };
         if !self.is_inside_current() {
-            let extent = self.object.extent_at(self.offset).ok_or(StorageError::Changed)?;
+            while self.held.pop_front_if(|held| held.end() <= self.offset).is_some() {}
+            let held = self.held.pop_front();
+            let extent = held.or_else(|| self.object.extent_at(self.offset));
+            let extent = extent.ok_or(StorageError::Changed)?;
             self.current = Some(Current { extent, mapping: None, file: None });
         }
         let extent = &self.current.as_ref().ok_or(StorageError::Changed)?.extent;

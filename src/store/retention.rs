@@ -84,6 +84,11 @@ impl Retention {
         self.rules[self.rule_of(name)].rule.window_bytes
     }
 
+    /// The operator has said what becomes of such an object.
+    pub(super) fn has_rule(&self, name: &str) -> bool {
+        self.rules[self.rule_of(name)].rule != RetentionRule::default()
+    }
+
     fn rule_of(&self, name: &str) -> usize {
         let matches = |tracked: &Tracked| name.starts_with(&tracked.rule.prefix);
         self.rules.iter().position(matches).expect("the last rule matches everything")

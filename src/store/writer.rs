@@ -205,6 +205,11 @@ impl Writer {
         self.object.messages.set_window(window);
     }
 
+    /// Keep about the last `bytes` bytes of the object, if nothing says so already.
+    pub fn keep_window(&mut self, bytes: u64) {
+        self.window_bytes.get_or_insert(bytes);
+    }
+
     /// Bytes below `offset` are UTF-8 and end with a whole character. Said before they are appended, so
     /// that who is woken by them knows.
     pub fn set_text_end(&mut self, offset: u64) {
@@ -247,6 +252,11 @@ impl Writer {
     /// Note a boundary at `offset`, which must not lie before an earlier one.
     pub fn mark(&mut self, offset: u64, kind: MarkKind) {
         self.object.add_mark(Mark { offset, kind });
+    }
+
+    /// Note a random-access mark, and what a late reader needs in front of it.
+    pub fn mark_key(&mut self, offset: u64, preamble: Bytes) {
+        self.object.add_key(offset, preamble);
     }
 
     /// Marks were noted behind the append that had woken readers: who waits for one looks again.

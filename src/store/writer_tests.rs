@@ -286,6 +286,53 @@ fn trimmed_messages_are_forgotten_and_a_trimmed_object_goes_on() {
     });
 }
 
+/// Goal: a reader that has begun a message gets all of it, whatever is trimmed meanwhile.
+#[test]
+fn what_a_reader_holds_stays_when_it_is_trimmed() {
+    on_disk_and_in_memory(|store, _| {
+        let mut writer = store.begin_unnamed("endless", ObjectInfo::default(), None).unwrap();
+        put(&mut writer, &pattern(0, 5 * EXTENT_BYTES as usize));
+        let object = writer.object().clone();
+        let (start, end) = (EXTENT_BYTES - 10, 3 * EXTENT_BYTES + 10);
+        let mut reader = Reader::new(store, object.clone(), 0, start, u64::MAX);
+        let mut unheld = Reader::new(store, object.clone(), 0, start, u64::MAX);
+        assert!(reader.hold(end) && unheld.mapped(10).is_ok());
+        writer.trim(5 * EXTENT_BYTES);
+        assert!(object.head() > end);
+        while reader.offset() < end {
+            let (at, left) = (reader.offset(), end - reader.offset());
+            let bytes = reader.mapped(left).unwrap().len();
+            assert_eq!(reader.mapped(left).unwrap(), pattern(at as usize, bytes));
+            reader.advance(bytes as u64);
+        }
+        unheld.advance(10);
+        assert_eq!(unheld.available(), Available::Lagged);
+        assert!(!unheld.hold(end));
+        writer.end_unnamed();
+    });
+}
+
+#[test]
+fn a_window_is_kept_where_no_rule_says_otherwise() {
+    on_disk_and_in_memory(|store, _| {
+        let mut writer = store.begin_unnamed("endless", ObjectInfo::default(), None).unwrap();
+        writer.keep_window(2 * EXTENT_BYTES);
+        put(&mut writer, &pattern(0, 20 * EXTENT_BYTES as usize));
+        assert_eq!(used_bytes(store), 2 * EXTENT_BYTES);
+        assert!(!store.has_retention("endless"));
+    });
+}
+
+#[test]
+fn a_key_and_what_it_needs_are_noted_together() {
+    let store = Store::open(options(None)).unwrap();
+    let mut writer = store.begin_unnamed("camera", ObjectInfo::default(), None).unwrap();
+    assert_eq!(writer.object().last_key(), None);
+    writer.mark_key(0, "one".into());
+    writer.mark_key(7, "two".into());
+    assert_eq!(writer.object().last_key(), Some((7, "two".into())));
+}
+
 #[test]
 fn bytes_are_read_back_over_extents() {
     on_disk_and_in_memory(|store, _| {

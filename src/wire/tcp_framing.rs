@@ -4,6 +4,10 @@
 
 pub const GREETING_BYTES: usize = 12;
 const LENGTH_BYTES: usize = 4;
+/// Connections of one camera that send, or are about to: two qualities, and one that follows each.
+pub const CAMERA_SENDERS_MAX: usize = 4;
+/// What all connections together have sent before their first picture was whole, or two pictures.
+pub const CAMERA_FIRST_BYTES_MAX: u64 = 64 << 20;
 
 /// What a camera says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -62,6 +62,10 @@ impl Camera {
         self.socket.write_all(bytes).unwrap();
     }
 
+    pub(crate) fn try_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.socket.write_all(bytes)
+    }
+
     pub(crate) fn picture(&mut self, picture: &[u8]) {
         self.try_picture(picture).unwrap();
     }

@@ -152,7 +152,7 @@ fn bad_cameras_are_closed_and_nobody_notices() {
     half.raw(&[0xff; 999]);
     half.end_sending();
     half.assert_closed();
-    assert_eq!(counter(&server, "cameras_refused"), count + 1);
+    assert_eq!(counter(&server, "cameras_refused"), count + 2);
     assert_eq!(counter(&server, "camera_pictures"), 1, "no half picture counts");
     camera.picture(&jpeg(2, 500));
     assert_eq!(viewer.picture(), jpeg(2, 500));
@@ -167,12 +167,106 @@ fn silent_cameras_block_nobody() {
         .start();
     let mut silent: Vec<_> = (0..20).map(|_| Camera::connect(&server)).collect();
     let mut greeted = Camera::greet(&server, [5, 0, 1]);
+    let mut dripping = Camera::greet(&server, [6, 0, 1]);
+    dripping.picture(&jpeg(1, 400));
+    dripping.raw(&100_000_u32.to_le_bytes());
     let mut camera = Camera::greet(&server, [1, 0, 1]);
     camera.picture(&jpeg(1, 400));
     assert_eq!(Viewer::open(&server, "/stream1").picture(), jpeg(1, 400));
     silent.iter_mut().for_each(Camera::assert_closed);
     greeted.assert_closed();
+    // Bytes are no pictures.
+    while dripping.try_raw(&[0]).is_ok() {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
     says(&server, "a camera fell silent");
+}
+
+/// Goal: who has not shown a whole picture is nobody: it takes no place of a camera that sends, no name,
+/// and nothing is begun for it.
+#[test]
+fn connections_without_a_picture_disturb_nobody() {
+    let raw = "streams_max = 2\nraw = [{ listen = \"127.0.0.1:0\", format = \"mjpeg\", path = \"/door\" }]";
+    let server = with_options(raw);
+    let door = server.camera_door("camera /door");
+    let picture = |number: u8| {
+        [&[0xff, 0xd8, 0xff, 0xda, 0, 3, 1][..], &[number; 500], &[0xff, 0xd9]].concat()
+    };
+    let mut bare = TcpStream::connect(door).unwrap();
+    bare.write_all(&picture(1)).unwrap();
+    let mut camera = Camera::greet(&server, [1, 0, 1]);
+    camera.picture(&jpeg(1, 400));
+    let mut viewers = [Viewer::open(&server, "/door"), Viewer::open(&server, "/stream1")];
+    assert_eq!((viewers[0].picture(), viewers[1].picture()), (picture(1), jpeg(1, 400)));
+    let files = crate::server::files_below(&server.data()).len();
+    let mut newcomers = Vec::new();
+    for number in 0..20 {
+        // A port scan, and one that stays.
+        drop(TcpStream::connect(door).unwrap());
+        let mut half = TcpStream::connect(door).unwrap();
+        half.write_all(&picture(9)[..200]).unwrap();
+        let mut greeted = Camera::greet(&server, [1, 0, 1]);
+        greeted.raw(&1000_u32.to_le_bytes());
+        greeted.raw(&[0xff; 999]);
+        let mut bad = Camera::greet(&server, [1, 0, 1]);
+        bad.raw(&(-5_i32).to_le_bytes());
+        bad.assert_closed();
+        newcomers.push((half, greeted, Camera::greet(&server, [100 + number, 0, 1])));
+    }
+    for number in 2..5 {
+        bare.write_all(&picture(number)).unwrap();
+        camera.picture(&jpeg(number.into(), 400));
+        assert_eq!(viewers[0].picture(), picture(number));
+        assert_eq!(viewers[1].picture(), jpeg(number.into(), 400));
+    }
+    assert_eq!(crate::server::files_below(&server.data()).len(), files);
+    let (half, greeted, _) = &mut newcomers[0];
+    half.write_all(&picture(9)[200..]).unwrap();
+    assert_eq!(viewers[0].picture(), picture(9), "it is the camera now");
+    greeted.raw(&[0xfe]);
+    assert_eq!(viewers[1].picture(), [&[0xff; 999][..], &[0xfe]].concat());
+    camera.assert_closed();
+}
+
+/// Goal: however many connections break the rules, the log has few lines of them, and says how many it
+/// has left out.
+#[test]
+fn refusals_do_not_flood_the_log() {
+    let server = origin();
+    let started = std::time::Instant::now();
+    for _ in 0..1000 {
+        let mut bad = Camera::connect(&server);
+        bad.raw(&[9; 12]);
+    }
+    wait_until("all are refused", || counter(&server, "cameras_refused") == 1000);
+    let lines = server.log().matches("a camera was refused").count();
+    let seconds = started.elapsed().as_secs() as usize + 2;
+    assert!(lines <= 2 * 20 * seconds, "{lines} lines in {seconds} s");
+}
+
+/// Goal: a viewer that is alive stays, however little it takes, and though the time for those that take
+/// nothing has passed several times.
+#[test]
+fn a_very_slow_viewer_stays() {
+    let server = Setup::new()
+        .key("limits.send_stall_timeout_s", "4")
+        .table("[cameras]\nlisten = [\"127.0.0.1:0\"]")
+        .start();
+    let mut camera = Camera::greet(&server, [1, 0, 1]);
+    camera.picture(&jpeg(0, 1 << 20));
+    wait_until("it is there", || get(server.address, "/stream1.jpg").status == 200);
+    let mut slow = Client::with_small_window(server.address);
+    slow.send("GET /stream1 HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(slow.head().status, 200);
+    let mut other = Client::with_small_window(server.address);
+    other.send("GET /stream1 HTTP/1.1\r\nHost: a\r\n\r\n");
+    let started = std::time::Instant::now();
+    while started.elapsed().as_secs() < 14 {
+        assert_eq!(slow.exactly(1500).unwrap().len(), 1500);
+        std::thread::sleep(std::time::Duration::from_millis(250));
+    }
+    // One that takes nothing goes.
+    wait_until("the other is cut", || counter(&server, "connections_timed_out") >= 1);
 }
 
 /// Goal: names are limited, not connections: a second quality and a camera that comes back are let in.
@@ -186,7 +280,9 @@ fn too_many_cameras_are_refused_by_name() {
         let path = format!("/stream{number}");
         wait_until("it is there", || get(server.address, &format!("{path}.jpg")).status == 200);
     }
-    Camera::greet(&server, [3, 0, 1]).assert_closed();
+    let mut three = Camera::greet(&server, [3, 0, 1]);
+    three.picture(&jpeg(4, 200));
+    three.assert_closed();
     says(&server, "2 cameras send already");
     let mut low = Camera::greet(&server, [1, 0, 0]);
     low.picture(&jpeg(3, 300));

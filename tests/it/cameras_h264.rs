@@ -71,10 +71,11 @@ fn pieces_go_through_as_they_are() {
     let keys: Vec<usize> = (0..units.len()).filter(|at| kind(&units[*at]) == 7).collect();
     assert!(keys.len() >= 4, "{keys:?}");
     let mut camera = Camera::greet(&server, [2, 1, 1]);
+    camera.picture(&units[0]);
     wait_until("it is there", || has_tracks(&server));
     let mut first = WebSocket::open(server.address, "/stream2", "");
-    for part in [&units[..keys[1]], &units[keys[1]..keys[2]]] {
-        part.iter().for_each(|unit| camera.picture(unit));
+    for (sent, part) in [(1, &units[..keys[1]]), (0, &units[keys[1]..keys[2]])] {
+        part[sent..].iter().for_each(|unit| camera.picture(unit));
         part.iter().for_each(|unit| assert_same(&piece(&mut first), unit));
     }
     // At the end of a group: the newest key picture is the second.
@@ -274,6 +275,103 @@ fn an_orderly_end_ends_the_presentation() {
             assert!(!text.contains("#EXT-X-ENDLIST"), "{text}");
         }
     }
+}
+
+/// Goal: the movie of a camera takes no more room than its window, however fast the camera sends, and
+/// none when the camera has gone.
+#[test]
+fn a_movie_is_trimmed_and_goes() {
+    let server = Setup::new()
+        .key("store.extent_bytes", "262144")
+        .table(
+            "[cameras]\nlisten = [\"127.0.0.1:0\"]\nhold_over_s = 0\n\
+            picture_bytes_max = 100000\nwindow_bytes = 1000000\n\
+            [[live]]\nprefix = \"/live/\"\npart_ms = 200\nsegment_s = 0.5\nwindow_s = 2",
+        )
+        .start();
+    let units = nal_units(&server, 8);
+    let stored = || -> u64 {
+        let files = crate::server::files_below(&server.data());
+        let bytes = |file: &PathBuf| std::fs::metadata(server.data().join(file)).map(|it| it.len());
+        files.iter().filter_map(|file| bytes(file).ok()).sum()
+    };
+    for is_orderly in [true, false] {
+        let mut camera = Camera::greet(&server, [1, 1, 1]);
+        let (mut sent, mut most) = (0, 0);
+        for unit in &units {
+            let is_slice = matches!(kind(unit), 1 | 5);
+            let picture =
+                if is_slice { [&unit[..], &[0x80; 60_000]].concat() } else { unit.clone() };
+            camera.picture(&picture);
+            sent += picture.len() as u64;
+            most = most.max(stored());
+        }
+        assert!(sent > 10_000_000, "{sent}");
+        // Two windows, and what is received before they move on.
+        assert!(most < sent / 2, "{most} of {sent}");
+        if is_orderly {
+            camera.raw(&0_u32.to_le_bytes());
+        }
+        drop(camera);
+        wait_until("nothing is left", || stored() == 0);
+    }
+}
+
+/// Goal: cameras with the same name in different folders are listed apart, where the list says.
+#[test]
+fn nested_cameras_are_listed_apart() {
+    let raw = |path: &str| {
+        format!("{{ listen = \"127.0.0.1:0\", format = \"h264\", path = \"{path}\" }}")
+    };
+    let server = Setup::new()
+        .table(&format!(
+            "[cameras]\nraw = [{}, {}]\n[[live]]\nprefix = \"/live/\"\npart_ms = 200\nsegment_s = 1.0",
+            raw("/a/door"),
+            raw("/b/door")
+        ))
+        .start();
+    let _cameras = ["a", "b"].map(|folder| {
+        let door = server.camera_door(&format!("camera /{folder}/door"));
+        Encoder::ffmpeg(&format!(
+            "-re -f lavfi -i testsrc2=size=160x120:rate=25 {X264} -f h264 tcp://{door}"
+        ))
+    });
+    for folder in ["a", "b"] {
+        let place = format!("/live/{folder}/door/");
+        let list = format!("{place}high.m3u8");
+        let text =
+            until_text(server.address, &list, "it is listed", |text| text.contains("#EXTINF"));
+        assert!(!text.contains("#EXT-X-DISCONTINUITY"), "{text}");
+        let segment = text.lines().find(|line| line.ends_with(".m4s")).unwrap();
+        assert_eq!(get(server.address, &format!("{place}{segment}")).status, 200, "{text}");
+        let index = format!("{place}index.m3u8");
+        assert_eq!(get(server.address, &index).status, 200);
+        let listed = get(server.admin, "/cameras.json").text();
+        assert!(listed.contains(&format!("\"playlist\":\"{index}\"")), "{listed}");
+    }
+}
+
+/// Goal: a camera that changes its parameter sets with each picture begins few movies.
+#[test]
+fn parameter_sets_that_alternate_begin_few_movies() {
+    let server = origin();
+    let one = nal_units(&server, 1);
+    let mut other = one.clone();
+    let sps = other.iter().position(|unit| kind(unit) == 7).unwrap();
+    // Another level.
+    let code = other[sps].iter().position(|byte| *byte == 1).unwrap();
+    other[sps][code + 4] += 1;
+    let key = one.iter().position(|unit| kind(unit) == 5).unwrap();
+    let mut camera = Camera::greet(&server, [1, 1, 1]);
+    let started = std::time::Instant::now();
+    for number in 0..400 {
+        let group = if number % 2 == 0 { &one } else { &other };
+        group[..=key].iter().for_each(|unit| camera.picture(unit));
+    }
+    until_pictures(&server, 400 * (key + 1));
+    let ended = server.log().matches("an upload broke off").count();
+    let most = 4 + started.elapsed().as_secs() as usize / 2 + 1;
+    assert!((1..=most).contains(&ended), "{ended} movies, and {most} may be");
 }
 
 #[test]

@@ -47,7 +47,7 @@ function streamUrl(name, quality) {
 
 const socketUrl = (name, quality) => streamUrl(name, quality).replace(/^http/, "ws");
 
-const playerUrl = (name) => `/player?${new URLSearchParams({ src: new URL(`live/${pathOf(name)}/index.m3u8`, main).href })}`;
+const playerUrl = (playlist) => `/player?${new URLSearchParams({ src: new URL(pathOf(playlist), main).href })}`;
 
 // ---------------------------------------------------------------- one tile
 
@@ -211,8 +211,10 @@ class Tile {
     state.querySelector("strong").textContent = title ?? "";
     state.querySelector("p").textContent = text ?? "";
     const link = state.querySelector("a");
-    link.hidden = !hasLink;
-    link.href = playerUrl(this.name);
+    // A camera whose publishing point is not listed has none.
+    const { playlist } = this.camera;
+    link.hidden = !hasLink || !playlist;
+    if (playlist) link.href = playerUrl(playlist);
     kind.textContent = KINDS[track.kind] ?? track.kind;
     this.#drawFacts(track);
   }
