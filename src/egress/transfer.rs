@@ -55,6 +55,8 @@ const MADE_COPIED_BYTES_MAX: usize = 16 << 10;
 /// What the kernel keeps for a camera's viewer beside what is under way: more would only make what it
 /// sees older.
 const UNSENT_BYTES: u32 = 128 << 10;
+/// Times of `send_stall_timeout_s` in which such a viewer takes nothing, and yet answers.
+const VIEWER_STALLS_MAX: u32 = 10;
 
 /// A body that is sent by [`stream`].
 pub struct Transfer {
@@ -689,19 +691,23 @@ impl<'a> Sender<'a> {
         self.deadline.clear();
     }
 
-    /// As `wait_writable`. The kernel finds room only when a good part of what waits was acknowledged: a
-    /// viewer that reads little has not stalled while anything was.
+    /// As `wait_writable`. The kernel finds room only when a good part of what waits was acknowledged, and
+    /// the peer's kernel makes room in steps of up to 64 KiB: a viewer that reads little has not stalled
+    /// while anything was acknowledged now and then. One that answers nothing has.
     async fn wait_for_viewer(&mut self) {
-        let stall = Duration::from_secs(self.egress.options.send_stall_timeout_s);
-        let mut before = self.socket.unacknowledged();
+        let stall_s = self.egress.options.send_stall_timeout_s;
+        let stall_ms = u32::try_from(stall_s.saturating_mul(1000)).unwrap_or(u32::MAX);
+        let (mut before, mut stalls) = (self.socket.unacknowledged(), 0);
+        let stall = Duration::from_secs(stall_s);
         while timers::within(stall, self.socket.writable()).await.is_none() {
             let now = self.socket.unacknowledged();
-            if now >= before {
+            stalls = if now < before { 0 } else { stalls + 1 };
+            before = now;
+            if stalls >= VIEWER_STALLS_MAX || self.socket.is_unanswered(stall_ms) {
                 self.egress.counters.add(Counter::ConnectionsTimedOut, 1);
                 // The next send says so.
                 return self.socket.shut();
             }
-            before = now;
         }
     }
 

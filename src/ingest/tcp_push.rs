@@ -126,9 +126,10 @@ fn refuse(ingest: &Ingest, camera: &str, ip: Option<IpAddr>, why: &dyn Display) 
     }
 }
 
-/// How many lines about cameras were left out before this one; `None` if this is one too many.
-fn line(ingest: &Ingest) -> Option<u64> {
-    ingest.camera_lines.admit(clock::monotonic_s())
+/// How many lines about cameras were left out before this one, if any; `None` if this is one too many.
+fn line(ingest: &Ingest) -> Option<Option<u64>> {
+    let left_out = ingest.camera_lines.admit(clock::monotonic_s())?;
+    Some(Some(left_out).filter(|lines| *lines > 0))
 }
 
 /// Why a connection has no first picture; `None` if it just went.

@@ -210,6 +210,27 @@ impl Socket {
         if done == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
     }
 
+    /// Nothing has come from the peer for `ms` though it was asked for an answer: its network is gone. One
+    /// that only takes nothing answers the kernel's probes.
+    pub fn is_unanswered(&self, ms: u32) -> bool {
+        // SAFETY: a `tcp_info` is plain numbers, for which zeros are a value.
+        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+        let mut length = size_of_val(&info) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes to `info`; both outlive the call, and the
+        // descriptor is open.
+        let done = unsafe {
+            libc::getsockopt(
+                self.fd().as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                (&raw mut info).cast(),
+                &raw mut length,
+            )
+        };
+        let is_asked = info.tcpi_probes > 0 || info.tcpi_retransmits > 0;
+        done == 0 && is_asked && info.tcpi_last_ack_recv >= ms
+    }
+
     /// No more bytes to the peer; it sees an orderly end.
     pub fn end_sending(&self) {
         let _ = rustix::net::shutdown(self.fd(), Shutdown::Write);
