@@ -120,7 +120,9 @@ fn a_stream_can_be_pushed() {
         assert_decodes(&server, &got, 5);
         encoder.kill();
     }
-    assert_ne!(get(server.address, "/live/cam/index.m3u8").status, 404, "it is listed");
+    let _encoder = Encoder::ffmpeg(&format!("{PICTURES} {TS} tcp://{door}"));
+    let is_listed = || get(server.address, "/live/cam/index.m3u8").status == 200;
+    wait_until("it is listed", is_listed);
 }
 
 /// Goal: datagrams of ffmpeg, with RTP and without, to one address and to a group.
