@@ -358,3 +358,5 @@ for (const field of ["source", "format"]) {
 }
 $("origin").value = asked.get("origin") ?? (await ownDoor().catch(complain) ?? "").replace(/\/$/, "");
 linkChanged();
+// Not before it is known where to.
+$("button").disabled = false;
