@@ -96,8 +96,8 @@ impl<'a> MessagesOut<'a> {
     }
 
     /// The reader watches a camera: however slow it is, it stays.
-    pub(super) fn is_to_viewer(&mut self) {
-        self.sender.is_to_viewer();
+    pub(super) fn serve_viewer(&mut self) {
+        self.sender.serve_viewer();
     }
 
     /// A frame of our own: it leaves with what comes next, or with `flush`.

@@ -45,7 +45,7 @@ impl Pictures {
     ) -> Result<(), CutReason> {
         let egress = sender.egress;
         egress.counters.add(Counter::CameraViewers, 1);
-        sender.is_to_viewer();
+        sender.serve_viewer();
         // A viewer waits for the first delimiter to know what comes.
         sender.put_made(&Bytes::from_static(MixedReplace::BEGIN)).await?;
         sender.flush_prefix().await?;

@@ -359,10 +359,10 @@ impl<'a> Sender<'a> {
 
     /// The peer watches a camera: little waits for it in the kernel, and however slowly it takes that, it
     /// is not thrown out.
-    pub(super) fn is_to_viewer(&mut self) {
+    pub(super) fn serve_viewer(&mut self) {
         self.is_patient = true;
         self.socket.limit_unsent(UNSENT_BYTES);
-        self.socket.is_patient();
+        self.socket.allow_slow_peer();
     }
 
     pub(super) fn framing(&self) -> BodyFraming {

@@ -65,7 +65,7 @@ async fn run(
     let pulse = (Pulse::new(egress.options.ping_interval_s, None), PING);
     let mut out = MessagesOut::start(egress, (socket, deadline), pulse, (head, input)).await?;
     out.flush().await?;
-    out.is_to_viewer();
+    out.serve_viewer();
     egress.counters.add(Counter::CameraViewers, 1);
     let lag_max = egress.cameras.options.lag_pictures_max;
     let mut pace = Pace::new(wanted, lag_max, clock::tick_ms());

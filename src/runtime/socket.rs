@@ -197,7 +197,7 @@ impl Socket {
 
     /// A peer whose bytes stay unacknowledged for long is not gone for that: it may read slowly. Whoever
     /// sends to it judges by `unacknowledged`.
-    pub fn is_patient(&self) {
+    pub fn allow_slow_peer(&self) {
         // Not done, the kernel breaks a connection of which nothing was acknowledged for a while.
         let _ = sockopt::set_tcp_user_timeout(self.fd(), 0);
     }
