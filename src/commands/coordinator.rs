@@ -50,13 +50,13 @@ pub fn run(args: &CoordinatorArgs) -> anyhow::Result<()> {
     let _log = log::start(&config).map_err(anyhow::Error::msg)?;
     let coordinator = Coordinator::start(coordinator_options(&config.coordinator))
         .context("the coordinator cannot start")?;
-    announce(&coordinator.listen)?;
     let stopper = coordinator.stopper();
     signals::on_stop(move || {
         tracing::info!("stopping: what is active is in the state file");
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
         stopper.stop();
     })?;
+    announce(&coordinator.listen)?;
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     coordinator.join();
     tracing::info!("stopped");

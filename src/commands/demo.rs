@@ -54,18 +54,18 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let server =
         Server::start(&config).context("the demo cannot start (is another server running?)")?;
     let base = format!("http://{}", server.listen[0]);
+    let (stopper, is_over) = (server.stopper(), Arc::new(AtomicBool::new(false)));
+    let stop = is_over.clone();
+    signals::on_stop(move || {
+        stop.store(true, Ordering::SeqCst);
+        stopper.stop();
+    })?;
     serve::announce(&server)?;
     let is_built = Player::read(&config.player_dir, &Door::default()).found().contains(&"hls.js");
     let camera = server.cameras.iter().find(|(path, _)| path.is_some());
     let camera = camera.map_or(args.camera, |(_, address)| *address);
     println!("{}", next_steps(&base, (server.admin, camera), is_built));
-    let stopper = server.stopper();
-    let is_over = Arc::new(AtomicBool::new(false));
-    let publisher = publish_sample(base + STREAM, is_over.clone())?;
-    signals::on_stop(move || {
-        is_over.store(true, Ordering::SeqCst);
-        stopper.stop();
-    })?;
+    let publisher = publish_sample(base + STREAM, is_over)?;
     server.join();
     let _ = publisher.join();
     Ok(())

@@ -86,13 +86,14 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let config = args.load()?;
     let _log = log::start(&config).map_err(anyhow::Error::msg)?;
     let server = Server::start(&config).context("the origin cannot start")?;
-    announce(&server)?;
     let stopper = server.stopper();
+    // Whoever reads what is announced may stop it at once.
     signals::on_stop(move || {
         tracing::info!("stopping: no new connections, readers of sealed objects may finish");
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
         stopper.stop();
     })?;
+    announce(&server)?;
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     server.join();
     tracing::info!("stopped");
