@@ -2,14 +2,20 @@
 //! checked byte by byte.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use tokio::time::sleep;
 use tokio_uring::net::TcpStream;
 
 use crate::follow::{Reads, Tally};
 use crate::http::{Event, Response};
 use crate::outcome::Fault;
+use crate::sys;
 use crate::target::Target;
+
+/// How long what is sent may take to become visible.
+const APPEAR_MS_MAX: u64 = 3000;
 
 /// What a viewer makes of the body.
 pub(crate) trait Sight {
@@ -34,8 +40,8 @@ pub(crate) struct Viewer<S> {
 }
 
 impl<S: Sight> Viewer<S> {
-    /// On a connection over which the request has not gone out yet.
-    /// Something of this length is read at once, with its framing.
+    /// On a connection over which the request has not gone out yet. `whole_bytes` are read at once, with
+    /// their framing.
     pub(crate) fn new(stream: TcpStream, sight: S, whole_bytes: usize) -> Viewer<S> {
         let buffer_bytes = (whole_bytes + 512).next_multiple_of(4096).min(256 * 1024);
         Viewer {
@@ -104,6 +110,22 @@ impl<S: Sight> Viewer<S> {
 
     fn lost(&self, why: &str) -> Fault {
         Fault::Lost(format!("{why} {}", self.sight.place()))
+    }
+}
+
+/// Joins until it can be done: nothing tells who sends when readers may come. `what` cannot be seen
+/// otherwise.
+pub(crate) async fn wait_until_visible<V>(
+    what: &'static str,
+    join: impl AsyncFn() -> Result<V>,
+) -> Result<()> {
+    let deadline = sys::monotonic_ns() + APPEAR_MS_MAX * 1_000_000;
+    loop {
+        let Err(error) = join().await else { return Ok(()) };
+        if sys::monotonic_ns() > deadline {
+            return Err(error.context(format!("{what} cannot be seen")));
+        }
+        sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -47,13 +47,8 @@ pub(super) fn route(case: &Case<'_>, target: &Target<'_>, out: &mut Vec<u8>) -> 
 /// another publishing point is not hidden by a stream that has a whole folder.
 pub(super) fn takes_nothing(case: &Case<'_>, target: &Target<'_>) -> bool {
     let (egress, name) = (&case.core.egress, &*target.name);
-    let lists = |pull: &Arc<Pull>| {
-        let folder = pull.options.live_name.rsplit_once('/').map(|(folder, _)| folder);
-        let rest = folder.and_then(|folder| name.strip_prefix(folder));
-        rest.is_some_and(|rest| rest.starts_with('/') || (rest.is_empty() && target.is_folder))
-    };
     match live::is_live(egress, name) {
-        true => egress.pulls.all().iter().any(lists),
+        true => egress.pulls.all().iter().any(|pull| pull.lists(name, target.is_folder)),
         false => egress.pulls.find(target).is_some(),
     }
 }

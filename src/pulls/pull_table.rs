@@ -227,12 +227,7 @@ impl Pulls {
 
     /// The stream on demand that is listed in the folder of this name.
     pub fn find_listed(&self, name: &str) -> Option<&Arc<Pull>> {
-        let is_its = |pull: &&Arc<Pull>| {
-            let folder = pull.options.live_name.rsplit_once('/').map(|(folder, _)| folder);
-            let rest = folder.and_then(|folder| name.strip_prefix(folder));
-            pull.options.on_demand && rest.is_some_and(|rest| rest.starts_with('/'))
-        };
-        self.streams.iter().find(is_its)
+        self.streams.iter().find(|pull| pull.options.on_demand && pull.lists(name, false))
     }
 
     /// Somebody asks for what is listed of a stream on demand, and has waited for so many milliseconds:
@@ -405,6 +400,13 @@ impl Pull {
     /// Tell the news with the next bytes too: they may be what a playlist needs.
     pub fn await_bytes(&self) {
         self.is_awaited.store(true, Ordering::SeqCst);
+    }
+
+    /// The name is of what is listed of it, or the folder of that.
+    pub fn lists(&self, name: &str, is_folder: bool) -> bool {
+        let folder = self.options.live_name.rsplit_once('/').map(|(folder, _)| folder);
+        let rest = folder.and_then(|folder| name.strip_prefix(folder));
+        rest.is_some_and(|rest| rest.starts_with('/') || (rest.is_empty() && is_folder))
     }
 
     /// As readers ask for it.

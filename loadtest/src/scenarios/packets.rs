@@ -18,14 +18,12 @@ use crate::outcome::Outcome;
 use crate::pattern::Plan;
 use crate::publish;
 use crate::report::{self, ClientShare, LatencyMs, Report};
-use crate::sys;
 use crate::target::Target;
 use crate::transport::{self, PACKET_BYTES, PacketSight, Upstream};
-use crate::viewer::Viewer;
+use crate::viewer::{self, Viewer};
 
 /// A server may wait between its attempts.
 const PULL_SECONDS_MAX: u64 = 20;
-const APPEAR_MS_MAX: u64 = 3000;
 const END_SECONDS_MAX: u64 = 15;
 /// Readers that join wait for a picture where they may begin.
 const PREAMBLE_EVERY: Duration = Duration::from_millis(50);
@@ -80,11 +78,13 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<PacketsReport>
     let sending = tokio_uring::spawn(send_preambles(upstream, is_joined.clone()));
 
     let tally = Tally::new();
-    wait_until_visible(&target, &plan, picture_bytes).await?;
-    let join = |_| {
-        let (target, plan, tally) = (target.clone(), plan.clone(), tally.clone());
+    let join_with = |tally: Rc<Tally>| {
+        let (target, plan) = (target.clone(), plan.clone());
         async move { Viewer::join(&target, PacketSight::new(&plan), picture_bytes, &tally).await }
     };
+    let scout = || join_with(Tally::new());
+    viewer::wait_until_visible("a stream that was pulled", scout).await?;
+    let join = |_| join_with(tally.clone());
     let readers = follow::join_readers(args.readers, Duration::ZERO, join).await?;
     let audience = Audience::start(readers, &tally);
     is_joined.set(true);
@@ -141,19 +141,6 @@ async fn send_preambles(mut upstream: Upstream, is_joined: Rc<Cell<bool>>) -> Re
         sleep(PREAMBLE_EVERY).await;
     }
     Ok(upstream)
-}
-
-async fn wait_until_visible(target: &Target, plan: &Arc<Plan>, picture_bytes: usize) -> Result<()> {
-    let deadline = sys::monotonic_ns() + APPEAR_MS_MAX * 1_000_000;
-    loop {
-        let scout =
-            Viewer::join(target, PacketSight::new(plan), picture_bytes, &Tally::new()).await;
-        let Err(error) = scout else { return Ok(()) };
-        if sys::monotonic_ns() > deadline {
-            return Err(error.context("a stream that was pulled cannot be read"));
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
 }
 
 impl Report for PacketsReport {

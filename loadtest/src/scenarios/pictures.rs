@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde::Serialize;
-use tokio::time::sleep;
 use tokio_uring::net::TcpStream;
 
 use super::{Context, Load, parse_count};
@@ -18,13 +17,11 @@ use crate::pattern::Plan;
 use crate::picture_sight::PictureSight;
 use crate::publish;
 use crate::report::{self, ClientShare, LatencyMs, Report};
-use crate::sys;
 use crate::target::Target;
-use crate::viewer::Viewer;
+use crate::viewer::{self, Viewer};
 
 /// Longer than servers wait for a camera to come back.
 const END_SECONDS_MAX: u64 = 15;
-const APPEAR_MS_MAX: u64 = 3000;
 /// Small, so that the lag builds up in the server and not in this machine's receive buffers.
 const RECEIVE_BYTES: usize = 16 * 1024;
 
@@ -89,7 +86,8 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<PicturesReport
     for id in 0..args.cameras as u32 {
         let scene = Scene { target: target.below(&format!("stream{id}")), plan: args.load.plan() };
         cameras.push(Camera::open(&door, id, &scene.plan).await?);
-        scene.wait_until_visible().await?;
+        let scout = async || scene.join(&Tally::new()).await;
+        viewer::wait_until_visible("a camera that was pushed", scout).await?;
         scenes.push(scene);
     }
     let stalled = connect_stalled(&scenes, args.stalled).await?;
@@ -163,20 +161,6 @@ impl Scene {
     async fn join(&self, tally: &Tally) -> Result<Viewer<PictureSight>> {
         let sight = PictureSight::new(&self.plan);
         Viewer::join(&self.target, sight, self.plan.append_bytes(), tally).await
-    }
-
-    /// Nothing is said to a camera, so a viewer has to try.
-    async fn wait_until_visible(&self) -> Result<()> {
-        let deadline = sys::monotonic_ns() + APPEAR_MS_MAX * 1_000_000;
-        loop {
-            let Err(error) = self.join(&Tally::new()).await else {
-                return Ok(());
-            };
-            if sys::monotonic_ns() > deadline {
-                return Err(error.context("a camera that was pushed cannot be seen"));
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
     }
 }
 
