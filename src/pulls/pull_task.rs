@@ -188,16 +188,10 @@ impl PullTask {
             }
             let is_due = outcome.is_none() || packets.len() >= GATHER_BYTES;
             let is_end = outcome == Some(Received::End);
-            if !packets.is_empty() && (is_due || is_end) {
-                self.append(&packets, live, continuity)?;
-                self.pull.figures.note_received(upstream, packets.len() as u64);
-                packets.clear();
-                due = None;
-            } else if packets.is_empty() {
-                due = None;
-            } else {
-                due = due.or(Some(heard + GATHER));
+            if is_due || is_end {
+                self.append((upstream, live), &mut packets, continuity)?;
             }
+            due = if packets.is_empty() { None } else { due.or(Some(heard + GATHER)) };
             match outcome {
                 Some(Received::End) => return Ok(()),
                 None if self.now() - heard >= read_timeout => return Err(Lost::Silent),
@@ -213,11 +207,7 @@ impl PullTask {
         packets: &mut Vec<u8>,
         continuity: &mut Continuity,
     ) -> Result<(), Lost> {
-        if !packets.is_empty() {
-            self.append(packets, live, continuity)?;
-            self.pull.figures.note_received(upstream, packets.len() as u64);
-            packets.clear();
-        }
+        self.append((upstream, live), packets, continuity)?;
         tracing::info!(stream = self.pull.options.name, "another sender has taken over");
         if let Some(live) = live {
             // Two at a time take turns, and not packet by packet.
@@ -234,19 +224,25 @@ impl PullTask {
         }
     }
 
+    /// Append what was gathered, if there is anything; the stream is live with the first of it.
     fn append(
         &self,
-        packets: &[u8],
-        live: &mut Option<LiveStream>,
+        (upstream, live): (usize, &mut Option<LiveStream>),
+        packets: &mut Vec<u8>,
         continuity: &mut Continuity,
     ) -> Result<(), Lost> {
-        let Some(live) = live else {
-            *live = Some(self.begin(continuity)?);
-            return self.append(packets, live, continuity);
+        if packets.is_empty() {
+            return Ok(());
+        }
+        let live = match live {
+            Some(live) => live,
+            None => live.insert(self.begin(continuity)?),
         };
         continuity.note(packets);
         live.append(packets, self.pull.options.window_bytes)?;
         self.pulls.note(&self.pull);
+        self.pull.figures.note_received(upstream, packets.len() as u64);
+        packets.clear();
         Ok(())
     }
 
